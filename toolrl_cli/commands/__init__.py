@@ -1,0 +1,1 @@
+"""One thin file a command: options, one library call, one print."""

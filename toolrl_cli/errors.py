@@ -1,0 +1,35 @@
+"""Everything toolrl raises on purpose. A message is one line: where, what, the fix."""
+
+
+class ToolrlError(Exception):
+    """A failure the user can act on; `exit_status` is what the command ends with."""
+
+    exit_status = 1
+
+
+class DataError(ToolrlError):
+    """A file or a record is missing, malformed or empty."""
+
+
+class ConfigError(ToolrlError):
+    """An option, a training argument, a reward or a format is unknown or contradicts another."""
+
+
+class FormatError(ToolrlError):
+    """A completion does not follow its text format."""
+
+
+class SetupError(ToolrlError):
+    """The environment lacks something: an extra, a model, a network, a permission."""
+
+
+class GateFailed(ToolrlError):
+    """A quality gate such as `--fail-under` was not met."""
+
+    exit_status = 3
+
+
+class TrainingStopped(ToolrlError):
+    """A sentinel stopped a training that had gone wrong."""
+
+    exit_status = 4

@@ -1,0 +1,152 @@
+"""The structure of the ToolRL paper (arXiv 2504.13958): think, tool_call and response blocks.
+
+    <think> ... </think>
+    <tool_call>
+    {"name": "...", "parameters": {...}}
+    </tool_call>
+    <response> ... </response>
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+
+import jinja2
+
+from toolrl_cli.errors import FormatError
+from toolrl_cli.jsonl import load_json
+from toolrl_cli.records import Json, PredictedCall, Target, ToolCall
+
+OPEN_CALLS, CLOSE_CALLS = "<tool_call>", "</tool_call>"
+HISTORY_HEADING = "**Dialogue history**"
+CALL_THOUGHT = "A tool fits this request, so I call it with the values given."
+REPLY_THOUGHT = "No tool call is needed or possible, so I reply."
+# Lazy parts under fullmatch: a literal tag inside a thought is kept as long as the whole still fits.
+TARGET = re.compile(
+    r"<think>(?P<thought>.*?)</think>"
+    r"(?:\n<tool_call>\n(?P<calls>.*?)\n</tool_call>)?"
+    r"(?:\n<response>(?P<response>.*)</response>)?",
+    re.DOTALL,
+)
+
+
+class ToolrlFormat:
+    """The paper's text format, worded by `templates/toolrl.jinja`."""
+
+    name = "toolrl"
+
+    def __init__(self) -> None:
+        source = files("toolrl_cli.formats").joinpath("templates/toolrl.jinja").read_text("utf-8")
+        self._template = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(source)
+        wording = "\0".join((source, HISTORY_HEADING, CALL_THOUGHT, REPLY_THOUGHT))
+        self.digest = hashlib.sha256(wording.encode()).hexdigest()[:16]
+
+    def render_prompt(self, tools: Sequence[Json], messages: Sequence[Json]) -> list[Json]:
+        """A system message with the tools and the rules, and one user message with the history."""
+        system = self._template.render(tools=[describe_tool(tool["function"]) for tool in tools])
+        own = [message["content"] for message in messages if message["role"] == "system" and message["content"]]
+        return [
+            {"role": "system", "content": "\n\n".join([system, *own])},
+            {"role": "user", "content": self.render_history(messages)},
+        ]
+
+    def render_history(self, messages: Sequence[Json]) -> str:
+        """The dialogue so far under its heading; a tool's result follows its call without a blank line."""
+        text = HISTORY_HEADING
+        for message in messages:
+            role, content = message["role"], message.get("content") or ""
+            if role == "user":
+                between = "\n" if text == HISTORY_HEADING else "\n\n"
+                text += f"{between}<user> {content} </user>"
+            elif role == "tool":
+                text += f"\n<obs> {content} </obs>"
+            elif role == "assistant":
+                text += "\n\n" + self.render_target(target_of(message))
+        return text
+
+    def render_target(self, target: Target) -> str:
+        """The gold completion; a missing thought becomes a short stock sentence, since the format wants one."""
+        stock = CALL_THOUGHT if target.tool_calls else REPLY_THOUGHT
+        parts = [f"<think> {stock if target.thought is None else target.thought} </think>"]
+        if target.tool_calls:
+            calls = [{"name": call.name, "parameters": call.arguments} for call in target.tool_calls]
+            lines = [json.dumps(call, ensure_ascii=False) for call in calls]
+            parts.append("\n".join([OPEN_CALLS, *lines, CLOSE_CALLS]))
+        if target.response is not None:
+            parts.append(f"<response> {target.response} </response>")
+        return "\n".join(parts)
+
+    def parse_target(self, text: str) -> Target:
+        """Read a gold completion, keeping any tag that stands inside its thought.
+
+        Raises:
+            FormatError: the blocks do not follow the format, or a call is no object with parameters.
+        """
+        match = TARGET.fullmatch(text.strip())
+        if match is None:
+            raise FormatError("not <think>, then <tool_call> or <response>, each on lines of their own")
+        calls = parse_call_lines(match["calls"] or "")
+        for call in calls:
+            if not isinstance(call.name, str) or not isinstance(call.arguments, dict):
+                raise FormatError('a call needs a "name" string and a "parameters" object')
+        return Target(
+            thought=unpad(match["thought"]),
+            tool_calls=tuple(ToolCall(call.name, call.arguments) for call in calls),
+            response=None if match["response"] is None else unpad(match["response"]),
+        )
+
+    def parse_tool_calls(self, text: str) -> list[PredictedCall]:
+        """The calls between the first `<tool_call>` and the next `</tool_call>` (else the end).
+
+        As in the paper's released reward, a completion holds calls only when both tags occur.
+
+        Raises:
+            FormatError: a line is no JSON object or has no name.
+        """
+        if OPEN_CALLS not in text or CLOSE_CALLS not in text:
+            return []
+        block = text.split(OPEN_CALLS, 1)[1].split(CLOSE_CALLS, 1)[0]
+        return parse_call_lines(block, blank_lines=False)
+
+
+def parse_call_lines(block: str, *, blank_lines: bool = True) -> list[PredictedCall]:
+    """One call a line; `blank_lines=False` refuses blank lines, and with them an empty block."""
+    return [parse_call(line) for line in block.strip().split("\n") if not (blank_lines and not line.strip())]
+
+
+def parse_call(line: str) -> PredictedCall:
+    """Decode `{"name": ..., "parameters": ...}`; raise `FormatError` when it is none."""
+    try:
+        call = load_json(line)
+    except ValueError as error:
+        raise FormatError(f"call is not JSON: {line[:80]!r}") from error
+    if not isinstance(call, dict) or "name" not in call:
+        raise FormatError(f'call is no object with a "name": {line[:80]!r}')
+    return PredictedCall(name=call["name"], arguments=call.get("parameters"))
+
+
+def target_of(message: Json) -> Target:
+    """An assistant message of the history as the step it was."""
+    calls = tuple(ToolCall.from_json(call["function"]) for call in message.get("tool_calls") or [])
+    response = message.get("content")
+    return Target(message.get("reasoning_content"), calls, response if response or not calls else None)
+
+
+def describe_tool(function: Json) -> Json:
+    """What the template shows of a tool: `name`, `description`, and `parameters` as one line of JSON."""
+    schema = function.get("parameters") or {}
+    properties = schema.get("properties", {}) if schema.get("type") == "object" else schema
+    optional = [name for name in properties if name not in schema.get("required", [])]
+    parameters = json.dumps(properties, ensure_ascii=False)
+    if optional and schema.get("type") == "object":
+        parameters += f" (optional: {', '.join(optional)})"
+    return {"name": function["name"], "description": function.get("description") or "", "parameters": parameters}
+
+
+def unpad(text: str) -> str:
+    """The text of a block without the one space that the format puts inside its tags."""
+    return text.removeprefix(" ").removesuffix(" ")

@@ -1,0 +1,210 @@
+"""JSON and JSONL in and out: `path:line` in every error, files that are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Self, TypeVar
+
+import jsonlines
+
+from toolrl_cli.errors import DataError, SetupError
+
+T = TypeVar("T")
+STDIO = Path("-")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a JSONL file, numbered from 1: its decoded value, or the reason it has none."""
+
+    number: int
+    value: Any = None
+    error: str | None = None
+
+
+def load_json(text: str) -> Any:
+    """Decode JSON as Python does; nesting too deep to decode is a `ValueError` like other bad JSON."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def dump_json(value: object) -> str:
+    """One line of JSON; text stays readable unless it cannot be UTF-8 (lone surrogates)."""
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return line
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Every line of a JSONL file (standard input for `-`) that is not blank.
+
+    Raises:
+        DataError: the file is missing, unreadable or not UTF-8.
+    """
+    with open_text(path) as stream:
+        for number, text in enumerate(stream, start=1):
+            if not text.strip():
+                continue
+            try:
+                yield Line(number, jsonlines.Reader([text], loads=load_json).read())
+            except jsonlines.InvalidLineError:
+                yield Line(number, error="not JSON; each line must hold one JSON value")
+
+
+def read_records(path: Path, parse: Callable[[object], T]) -> Iterator[T]:
+    """Parse every line of a JSONL file, or of standard input for `-`.
+
+    Raises:
+        DataError: the file is missing, a line is no JSON, or `parse` refuses it (`path:line: why`).
+    """
+    for line in read_lines(path):
+        if line.error:
+            raise DataError(f"{path}:{line.number}: {line.error}")
+        try:
+            yield parse(line.value)
+        except DataError as error:
+            raise DataError(f"{path}:{line.number}: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The one JSON value of a file, or of standard input for `-`.
+
+    Raises:
+        DataError: the file is missing, unreadable or no JSON.
+    """
+    with open_text(path) as stream:
+        try:
+            return load_json(stream.read())
+        except ValueError as error:
+            raise DataError(f"{path}: not JSON ({error})") from error
+
+
+def write_records(path: Path, records: Iterable[object]) -> int:
+    """Write records as JSONL, to standard output for `-`; a file appears only when it is whole.
+
+    Returns: the number of records.
+
+    Raises:
+        SetupError: the folder cannot be written.
+    """
+    count = 0
+    with open_atomic(path) as stream:
+        for record in records:
+            stream.write(dump_json(record) + "\n")
+            count += 1
+    return count
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write one indented JSON value; the file appears only when it is whole."""
+    with open_atomic(path) as stream:
+        stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+class RecordLog:
+    """An append-only JSONL file: each record is on disk once `append` returns.
+
+    A line that a killed process left half-written is cut off on opening.
+    """
+
+    def __init__(self, path: Path) -> None:
+        make_folder(path.parent)
+        drop_partial_line(path)
+        self._stream = path.open("a", encoding="utf-8")
+
+    def append(self, record: object) -> None:
+        """Add one line and hand it to the operating system."""
+        self._stream.write(dump_json(record) + "\n")
+        self._stream.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stream.close()
+
+
+def drop_partial_line(path: Path) -> None:
+    """Cut the file back to its last complete line; a missing file is left missing."""
+    with suppress(FileNotFoundError), path.open("rb+") as stream:
+        content = stream.read()
+        stream.truncate(content.rfind(b"\n") + 1)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder with its parents.
+
+    Raises:
+        SetupError: the place cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"{path}: cannot create this folder ({error.strerror}); choose another output") from error
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """Open a UTF-8 text file for reading, or standard input for `-`.
+
+    Raises:
+        DataError: the file is missing, unreadable or not UTF-8.
+    """
+    try:
+        if path == STDIO:
+            yield sys.stdin
+        else:
+            with path.open(encoding="utf-8") as stream:
+                yield stream
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise DataError(f"{path}: {(error.strerror or 'unreadable').lower()}") from error
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[IO[str]]:
+    """Open a UTF-8 text file that replaces `path` only when the block ends well; `-` is standard output.
+
+    Raises:
+        SetupError: the folder cannot be written.
+    """
+    if path == STDIO:
+        yield sys.stdout
+        return
+    make_folder(path.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise SetupError(f"{path}: cannot write here ({error.strerror}); choose another output") from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o666 & ~current_umask())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def current_umask() -> int:
+    """The process's file mode mask (reading it means setting it twice)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,150 @@
+"""Output folders: what made them (`manifest.json`), and the rule that nothing is overwritten unasked."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from toolrl_cli import __version__
+from toolrl_cli.errors import ConfigError, DataError, SetupError
+from toolrl_cli.jsonl import make_folder, read_json, write_json
+from toolrl_cli.records import Json
+
+FILE_NAME = "manifest.json"
+RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What made an output folder.
+
+    `hashes` holds the SHA-256 of each input by its name (data, reward, format); `finished` turns
+    true when the command has done all its work, so that `--resume` knows what is left.
+    """
+
+    command: str
+    config: Json
+    seed: int
+    format: str
+    hashes: dict[str, str]
+    parent: str | None = None
+    finished: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+
+    @classmethod
+    def create(cls, command: str, config: Json, **known: Any) -> Manifest:
+        """A manifest of this environment: installed versions and git commit are filled in."""
+        return cls(command, config, **known, versions=installed_versions(), git_commit=git_commit())
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json` atomically."""
+        write_json(folder / FILE_NAME, asdict(self))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an output folder.
+
+    Raises:
+        DataError: there is none, or it is no manifest.
+    """
+    raw = read_json(folder / FILE_NAME)
+    try:
+        return Manifest(**raw)
+    except TypeError as error:
+        raise DataError(f"{folder / FILE_NAME}: not a toolrl manifest ({error})") from error
+
+
+def open_output(folder: Path, manifest: Manifest, *, resume: bool = False, overwrite: bool = False) -> bool:
+    """Make an output folder ready and write its manifest; return whether its work is already finished.
+
+    A folder with content is refused unless it is resumed (then its manifest must agree with the
+    new one in command, configuration, seed, format and hashes) or overwritten (then it is emptied
+    first, and only if it is a toolrl output).
+
+    Raises:
+        ConfigError: the folder is not empty, or what is resumed was made with another configuration.
+        SetupError: the folder cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file; choose a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / FILE_NAME).exists():
+            raise ConfigError(f"{folder}: not empty and not a toolrl output; choose another folder")
+        if resume:
+            earlier = read_manifest(folder)
+            refuse_difference(folder, earlier, manifest)
+            return earlier.finished
+        if not overwrite:
+            raise ConfigError(f"{folder}: not empty; add --resume to continue it or --overwrite to replace it")
+        shutil.rmtree(folder)
+    make_folder(folder)
+    try:
+        manifest.write(folder)
+    except OSError as error:
+        raise SetupError(f"{folder}: cannot write here ({error.strerror}); choose another output") from error
+    return False
+
+
+def refuse_difference(folder: Path, earlier: Manifest, now: Manifest) -> None:
+    """Raise `ConfigError` that names the first thing in which a resumed run would differ."""
+    before, after = (flatten(asdict(m)) for m in (earlier, now))
+    for name in sorted(before.keys() | after.keys()):
+        if name.split(".")[0] in ("command", "config", "seed", "format", "hashes") and before.get(name) != after.get(
+            name
+        ):
+            raise ConfigError(
+                f"{folder}: cannot resume with another {name} ({before.get(name)!r} before, {after.get(name)!r} now); "
+                "use the same options, or --overwrite"
+            )
+
+
+def flatten(value: Json, prefix: str = "") -> dict[str, object]:
+    """Nested objects as one level with dotted names."""
+    flat: dict[str, object] = {}
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict):
+            flat |= flatten(item, name + ".")
+        else:
+            flat[name] = item
+    return flat
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, first 16 hexadecimal digits.
+
+    Raises:
+        DataError: the file is missing or unreadable.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of toolrl, Python and the training packages that are installed."""
+    versions = {"toolrl": __version__, "python": platform.python_version()}
+    for name in RECORDED_PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> str | None:
+    """The commit of the working folder, None outside a repository."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,0 +1,180 @@
+"""The vocabulary of the program: frozen records that flow from prepare to eval.
+
+Each record knows its JSON form. Reading raises `DataError` that names the field; the reader of
+the file adds path and line (see `jsonl`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from toolrl_cli.errors import DataError
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool: its name and the decoded JSON arguments."""
+
+    name: str
+    arguments: Json
+
+    @classmethod
+    def from_json(cls, raw: object) -> ToolCall:
+        """Read `{"name": str, "arguments": {...}}`; raise `DataError` otherwise."""
+        record = expect(raw, dict, "tool call")
+        return cls(
+            name=expect(record.get("name"), str, "tool call name"),
+            arguments=expect(record.get("arguments"), dict, "tool call arguments"),
+        )
+
+    def to_json(self) -> Json:
+        """The record as JSON values."""
+        return {"name": self.name, "arguments": self.arguments}
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedCall:
+    """A call as a model wrote it: any JSON value may stand where a name and an object belong."""
+
+    name: object
+    arguments: object
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The assistant step to be learned: a thought, calls, a response, or several of them."""
+
+    thought: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    response: str | None = None
+
+    @classmethod
+    def from_json(cls, raw: object) -> Target:
+        """Read `{"thought", "tool_calls", "response"}`, each optional; raise `DataError` otherwise."""
+        record = expect(raw, dict, "target")
+        calls = expect(record.get("tool_calls") or [], list, "target.tool_calls")
+        return cls(
+            thought=expect_optional_text(record, "thought"),
+            tool_calls=tuple(ToolCall.from_json(call) for call in calls),
+            response=expect_optional_text(record, "response"),
+        )
+
+    def to_json(self) -> Json:
+        """The record as JSON values."""
+        return {
+            "thought": self.thought,
+            "tool_calls": [call.to_json() for call in self.tool_calls],
+            "response": self.response,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One step of a dialogue in tool-integrated reasoning: what the model sees and should answer.
+
+    `tools` are OpenAI tool objects (`{"type": "function", "function": {...}}`), `messages` the
+    history up to the step, with `tool_calls[].function.arguments` as objects.
+    """
+
+    id: str
+    source: str
+    tools: tuple[Json, ...]
+    messages: tuple[Json, ...]
+    target: Target
+    meta: Json = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, raw: object) -> Example:
+        """Read a line of examples.jsonl; raise `DataError` that names the field at fault."""
+        record = expect(raw, dict, "example")
+        for name in ("id", "tools", "messages", "target"):
+            if name not in record:
+                raise DataError(f'no "{name}" field; run toolrl prepare first')
+        return cls(
+            id=expect(record["id"], str, "id"),
+            source=expect(record.get("source", "examples"), str, "source"),
+            tools=tuple(expect_each(record["tools"], dict, "tools")),
+            messages=tuple(expect_each(record["messages"], dict, "messages")),
+            target=Target.from_json(record["target"]),
+            meta=expect(record.get("meta") or {}, dict, "meta"),
+        )
+
+    def to_json(self) -> Json:
+        """The record as JSON values, in the order of the documentation."""
+        return {
+            "id": self.id,
+            "source": self.source,
+            "tools": list(self.tools),
+            "messages": list(self.messages),
+            "target": self.target.to_json(),
+            "meta": self.meta,
+        }
+
+
+class Outcome(StrEnum):
+    """What became of a completion; never one boolean."""
+
+    EXACT = "exact"
+    PARTIAL = "partial"
+    WRONG = "wrong"
+    MALFORMED = "malformed"
+    TRUNCATED = "truncated"
+    NO_CALL = "no_call"
+    SPURIOUS_CALL = "spurious_call"
+    ABSTAINED = "abstained"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A reward with its parts, what became of the completion, and reasons a person can act on."""
+
+    total: float
+    parts: Mapping[str, float]
+    outcome: Outcome
+    reasons: tuple[str, ...] = ()
+
+    def to_json(self) -> Json:
+        """The record as JSON values: `{"total", <part>..., "outcome", "reasons"}`."""
+        return {"total": self.total, **self.parts, "outcome": self.outcome.value, "reasons": list(self.reasons)}
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine generated for one prompt; `truncated` when it ran into the token limit."""
+
+    text: str
+    truncated: bool = False
+
+
+def expect(value: object, kind: type[T], name: str) -> T:
+    """`value` when it is a `kind`; else raise `DataError` that names the field."""
+    if not isinstance(value, kind):
+        raise DataError(f"{name} must be {JSON_NAMES[kind]}, not {JSON_NAMES.get(type(value), 'null')}")
+    return value
+
+
+def expect_each(values: object, kind: type[T], name: str) -> list[T]:
+    """`values` when it is a list of `kind`; else raise `DataError` that names the element."""
+    return [expect(value, kind, f"{name}[{i}]") for i, value in enumerate(expect(values, list, name))]
+
+
+def expect_optional_text(record: Json, name: str) -> str | None:
+    """The text field `name`, None when absent or null; else raise `DataError`."""
+    value = record.get(name)
+    return None if value is None else expect(value, str, name)
+
+
+JSON_NAMES: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+}
