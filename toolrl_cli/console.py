@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from toolrl_cli.jsonl import dump_json
+from toolrl_cli.jsonl import dump_json, flatten
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -36,12 +36,23 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
+
+
+def print_record(title: str, record: dict[str, Any], *, as_json: bool, stderr: bool = False) -> None:
+    """Print a record: as JSON, or as a table with a row a field, nested names dotted.
+
+    It goes to stdout, or to stderr when stdout carries the rows.
+    """
+    with redirect_stdout(sys.stderr if stderr else sys.stdout):
+        if as_json:
+            return print_json(record)
+        return print_table(title, ("", "value"), [(name, str(value)) for name, value in flatten(record).items()])
 
 
 @contextmanager

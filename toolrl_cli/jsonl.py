@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
@@ -27,9 +27,10 @@ class Line:
     number: int
     value: Any = None
     error: str | None = None
+    text: str | None = field(default=None, compare=False, repr=False)
 
 
-def load_json(text: str) -> Any:
+def load_json(text: str | bytes) -> Any:
     """Decode JSON as Python does; nesting too deep to decode is a `ValueError` like other bad JSON."""
     try:
         return json.loads(text)
@@ -47,6 +48,18 @@ def dump_json(value: object) -> str:
     return line
 
 
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested objects as one level with dotted names."""
+    flat: dict[str, object] = {}
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict):
+            flat |= flatten(item, name + ".")
+        else:
+            flat[name] = item
+    return flat
+
+
 def read_lines(path: Path) -> Iterator[Line]:
     """Every line of a JSONL file (standard input for `-`) that is not blank.
 
@@ -58,9 +71,9 @@ def read_lines(path: Path) -> Iterator[Line]:
             if not text.strip():
                 continue
             try:
-                yield Line(number, jsonlines.Reader([text], loads=load_json).read())
+                yield Line(number, jsonlines.Reader([text], loads=load_json).read(), text=text)
             except jsonlines.InvalidLineError:
-                yield Line(number, error="not JSON; each line must hold one JSON value")
+                yield Line(number, error="not JSON; each line must hold one JSON value", text=text)
 
 
 def read_records(path: Path, parse: Callable[[object], T]) -> Iterator[T]:
@@ -166,7 +179,7 @@ def open_text(path: Path) -> Iterator[IO[str]]:
         if path == STDIO:
             yield sys.stdin
         else:
-            with path.open(encoding="utf-8") as stream:
+            with path.open(encoding="utf-8-sig") as stream:
                 yield stream
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error

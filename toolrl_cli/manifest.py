@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from toolrl_cli import __version__
-from toolrl_cli.errors import ConfigError, DataError, SetupError
-from toolrl_cli.jsonl import make_folder, read_json, write_json
+from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.jsonl import flatten, make_folder, read_json, write_json
 from toolrl_cli.records import Json
 
 FILE_NAME = "manifest.json"
@@ -64,31 +64,41 @@ def read_manifest(folder: Path) -> Manifest:
 def open_output(folder: Path, manifest: Manifest, *, resume: bool = False, overwrite: bool = False) -> bool:
     """Make an output folder ready and write its manifest; return whether its work is already finished.
 
+    Raises:
+        ConfigError: as `check_output`.
+        SetupError: the folder cannot be written.
+    """
+    if check_output(folder, manifest, resume=resume, overwrite=overwrite):
+        return True
+    if overwrite and not resume and folder.exists():
+        shutil.rmtree(folder)
+    make_folder(folder)
+    manifest.write(folder)
+    return False
+
+
+def check_output(folder: Path, manifest: Manifest, *, resume: bool = False, overwrite: bool = False) -> bool:
+    """Whether the work of an output folder is already finished; touches nothing.
+
     A folder with content is refused unless it is resumed (then its manifest must agree with the
-    new one in command, configuration, seed, format and hashes) or overwritten (then it is emptied
-    first, and only if it is a toolrl output).
+    new one in command, configuration, seed, format and hashes) or overwritten (only if it is a
+    toolrl output).
 
     Raises:
         ConfigError: the folder is not empty, or what is resumed was made with another configuration.
-        SetupError: the folder cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; choose a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / FILE_NAME).exists():
-            raise ConfigError(f"{folder}: not empty and not a toolrl output; choose another folder")
-        if resume:
-            earlier = read_manifest(folder)
-            refuse_difference(folder, earlier, manifest)
-            return earlier.finished
-        if not overwrite:
-            raise ConfigError(f"{folder}: not empty; add --resume to continue it or --overwrite to replace it")
-        shutil.rmtree(folder)
-    make_folder(folder)
-    try:
-        manifest.write(folder)
-    except OSError as error:
-        raise SetupError(f"{folder}: cannot write here ({error.strerror}); choose another output") from error
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    if not (folder / FILE_NAME).exists():
+        raise ConfigError(f"{folder}: not empty and not a toolrl output; choose another folder")
+    if resume:
+        earlier = read_manifest(folder)
+        refuse_difference(folder, earlier, manifest)
+        return earlier.finished
+    if not overwrite:
+        raise ConfigError(f"{folder}: not empty; add --resume to continue it or --overwrite to replace it")
     return False
 
 
@@ -96,25 +106,12 @@ def refuse_difference(folder: Path, earlier: Manifest, now: Manifest) -> None:
     """Raise `ConfigError` that names the first thing in which a resumed run would differ."""
     before, after = (flatten(asdict(m)) for m in (earlier, now))
     for name in sorted(before.keys() | after.keys()):
-        if name.split(".")[0] in ("command", "config", "seed", "format", "hashes") and before.get(name) != after.get(
-            name
-        ):
+        decisive = name.split(".")[0] in ("command", "config", "seed", "format", "hashes")
+        if decisive and before.get(name) != after.get(name):
             raise ConfigError(
                 f"{folder}: cannot resume with another {name} ({before.get(name)!r} before, {after.get(name)!r} now); "
                 "use the same options, or --overwrite"
             )
-
-
-def flatten(value: Json, prefix: str = "") -> dict[str, object]:
-    """Nested objects as one level with dotted names."""
-    flat: dict[str, object] = {}
-    for key, item in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(item, dict):
-            flat |= flatten(item, name + ".")
-        else:
-            flat[name] = item
-    return flat
 
 
 def hash_file(path: Path) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, fields
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
 from toolrl_cli.errors import ConfigError
+
+C = TypeVar("C")
 
 
 def load_config(ctx: typer.Context, path: Path | None) -> None:
@@ -52,3 +57,85 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run in the same output folder.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only this many examples.")]
+NAMES = {"output": ("--output", "-o")}
+
+
+def takes(record: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[..., None]]:
+    """Give a command one option for each field of a config dataclass, beside `--json`, `--config` and `--debug`.
+
+    The fields are `Annotated` with their help text; `data` becomes the argument, and `overrides`
+    the repeatable `--set key=value`. The command is called with the record and `as_json`.
+    """
+
+    def decorate(command: Callable[[C, bool], None]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            as_json = values.pop("as_json")
+            if "overrides" in values:
+                values["overrides"] = parse_settings(values["overrides"])
+            command(record(**values), as_json)
+
+        parameters = [parameter_of(field, hint) for field, hint in annotated_fields(record)]
+        parameters += [
+            keyword_only("as_json", AsJson, False),
+            keyword_only("config", ConfigFile, None),
+            keyword_only("debug", Debug, False),
+        ]
+        run.__doc__ = command.__doc__
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def annotated_fields(record: type) -> Iterator[tuple[Field[Any], Any]]:
+    """The fields of a dataclass with their resolved `Annotated` hints, those without default first."""
+    hints = get_type_hints(record, include_extras=True)
+    ordered = sorted(fields(record), key=lambda field: field.name != "data")
+    return ((field, hints[field.name]) for field in ordered)
+
+
+def parameter_of(field: Field[Any], hint: Any) -> Parameter:
+    """A dataclass field as a parameter that Typer turns into an argument or an option."""
+    kind, text = get_args(hint)
+    if field.name == "data":
+        return keyword_only(field.name, Annotated[kind, typer.Argument(help=text)], Parameter.empty)
+    if field.name == "overrides":
+        return keyword_only(field.name, Annotated[list[str], typer.Option("--set", help=text)], [])
+    names = NAMES.get(field.name, (f"--{field.name.replace('_', '-')}",))
+    default = Parameter.empty if field.default is MISSING else field.default
+    return keyword_only(field.name, Annotated[kind, typer.Option(*names, help=text)], default)
+
+
+def keyword_only(name: str, hint: Any, default: Any) -> Parameter:
+    """A keyword-only parameter of a signature."""
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """`["key=value", ...]` as a dictionary of values that are read as YAML.
+
+    Raises:
+        ConfigError: a setting has no `=`.
+    """
+    import yaml
+
+    values = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {setting}: must read key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        values[key] = as_number(value) if isinstance(value, str) else value
+    return values
+
+
+def as_number(text: str) -> float | str:
+    """A number where Python reads one: YAML 1.1 takes `1e-6` for text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text

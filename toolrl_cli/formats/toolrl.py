@@ -1,10 +1,10 @@
 """The structure of the ToolRL paper (arXiv 2504.13958): think, tool_call and response blocks.
 
-    <think> ... </think>
-    <tool_call>
-    {"name": "...", "parameters": {...}}
-    </tool_call>
-    <response> ... </response>
+<think> ... </think>
+<tool_call>
+{"name": "...", "parameters": {...}}
+</tool_call>
+<response> ... </response>
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from toolrl_cli.jsonl import load_json
 from toolrl_cli.records import Json, PredictedCall, Target, ToolCall
 
 OPEN_CALLS, CLOSE_CALLS = "<tool_call>", "</tool_call>"
-HISTORY_HEADING = "**Dialogue history**"
-CALL_THOUGHT = "A tool fits this request, so I call it with the values given."
-REPLY_THOUGHT = "No tool call is needed or possible, so I reply."
+HISTORY_HEADING = "**History**"
+CALL_THOUGHT = "I call the tools that fit."
+REPLY_THOUGHT = "I reply without a call."
 # Lazy parts under fullmatch: a literal tag inside a thought is kept as long as the whole still fits.
 TARGET = re.compile(
     r"<think>(?P<thought>.*?)</think>"
@@ -100,7 +100,7 @@ class ToolrlFormat:
         )
 
     def parse_tool_calls(self, text: str) -> list[PredictedCall]:
-        """The calls between the first `<tool_call>` and the next `</tool_call>` (else the end).
+        """The calls between the first `<tool_call>` and the next call tag, opening or closing (else the end).
 
         As in the paper's released reward, a completion holds calls only when both tags occur.
 
@@ -109,7 +109,7 @@ class ToolrlFormat:
         """
         if OPEN_CALLS not in text or CLOSE_CALLS not in text:
             return []
-        block = text.split(OPEN_CALLS, 1)[1].split(CLOSE_CALLS, 1)[0]
+        block = text.split(OPEN_CALLS, 2)[1].split(CLOSE_CALLS, 1)[0]
         return parse_call_lines(block, blank_lines=False)
 
 

@@ -1,0 +1,294 @@
+"""BFCL without its wheel: a stand-in package has the shape of the official modules, and worse manners."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from toolrl_cli.benches.base import Answer, Entry, Findings, Result, Verdict
+from toolrl_cli.benches.bfcl.bench import BfclBench, find_package, judge_relevance
+from toolrl_cli.benches.bfcl.categories import COUNTS, aggregate, choose_categories
+from toolrl_cli.benches.bfcl.process import Checker
+from toolrl_cli.benches.bfcl.tools import to_tool
+from toolrl_cli.errors import ConfigError, SetupError
+from toolrl_cli.records import Completion, Outcome, ToolCall
+
+UTILS = """
+import os, sys
+from filelock import FileLock
+print("noise on stdout while importing")
+def load_dataset_entry(category, include_language_specific_hint):
+    if category == "multiple":
+        raise FileNotFoundError("no such category file")
+    hint = " Hint." if include_language_specific_hint else ""
+    names = sorted(set(os.environ) - {"LC_CTYPE"})
+    seen = [names, os.getcwd() == os.path.realpath(os.environ["BFCL_PROJECT_ROOT"]), sys.flags.isolated]
+    function = {"name": "a.f", "description": str(seen) + hint, "parameters": {"type": "dict", "properties": {}}}
+    return [{"id": category + "_0", "question": [[{"role": "user", "content": "?"}]], "function": [function]}]
+def load_ground_truth_entry(category):
+    return [{"id": category + "_0", "ground_truth": [{"a.f": {"x": [1]}}]}]
+def is_function_calling_format_output(calls):
+    return all(len(call) == 1 for call in calls)
+def is_java(category):
+    return "java" in category and not is_js(category)
+def is_js(category):
+    return "javascript" in category
+"""
+AST_CHECKER = """
+import os
+from bfcl_eval.constants.model_config import MODEL_CONFIG_MAPPING
+def ast_checker(functions, calls, truth, language, category, model):
+    assert "Hint" not in functions[0]["description"] and not MODEL_CONFIG_MAPPING[model].underscore_to_dot
+    print("noise on stdout while checking")
+    action = calls[0].get("a.f", {}).get("action") if calls else None
+    if action == "hang":
+        while True: pass
+    if action == "exit": os._exit(1)
+    if action == "raise": raise KeyError("broken checker")
+    valid = calls == [{"a.f": {"x": 1}}]
+    return {"valid": valid, "error": [] if valid else [language, category], "error_type": "simple:wrong"}
+"""
+ENUMS = 'class Language:\n    PYTHON, JAVA, JAVASCRIPT = "python", "java", "javascript"\n'
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    sources = {
+        "utils.py": UTILS,
+        "constants/enums.py": ENUMS,
+        "constants/model_config.py": "raise ImportError('this module loads every vendor')\n",
+        "eval_checker/ast_eval/ast_checker.py": AST_CHECKER,
+    }
+    for name, source in sources.items():
+        path = tmp_path / "wheel" / "bfcl_eval" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source, "utf-8")
+    return tmp_path / "wheel"
+
+
+@pytest.fixture
+def checker(package: Path) -> Iterator[Checker]:
+    with Checker(package, time_limit=2) as opened:
+        yield opened
+
+
+def answer(*calls: ToolCall) -> Answer:
+    return Answer(Completion("text"), calls)
+
+
+def entry(category: str = "simple_python") -> Entry:
+    return Entry(f"{category}_0", category, (), ())
+
+
+def test_entries_come_hinted_from_an_isolated_process(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    (loaded,) = BfclBench(checker, ["simple_python"]).entries()
+    assert (loaded.id, loaded.category) == ("simple_python_0", "simple_python")
+    assert loaded.messages == ({"role": "user", "content": "?"},)
+    function = loaded.tools[0]["function"]
+    assert function == {
+        "name": "a.f",
+        "description": "[['BFCL_PROJECT_ROOT'], True, 1] Hint.",
+        "parameters": {"type": "object", "properties": {}},
+    }
+
+
+def test_the_working_folder_is_removed(package: Path) -> None:
+    with Checker(package) as opened:
+        opened.ask("load", category="simple_python")
+        folder = Path(opened._folder.name)
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def test_verdicts_are_the_checkers(checker: Checker) -> None:
+    bench = BfclBench(checker)
+    assert bench.grade(entry(), answer(ToolCall("a.f", {"x": 1}))) == Verdict(True, Outcome.EXACT)
+    wrong = Verdict(False, Outcome.WRONG, "simple:wrong", "python; simple_python")
+    assert bench.grade(entry(), answer(ToolCall("a_f", {"x": 1}))) == wrong
+    assert bench.grade(entry(), answer()) == Verdict(False, Outcome.NO_CALL, *vars_of(wrong))
+    cut = Answer(Completion("text", truncated=True))
+    assert bench.grade(entry(), cut).outcome is Outcome.TRUNCATED
+    java = bench.grade(entry("simple_java"), answer(ToolCall("a.f", {"x": 2})))
+    assert java.error == "java; simple_java"
+    assert bench.grade(entry("simple_javascript"), answer()).error == "javascript; simple_javascript"
+
+
+def vars_of(verdict: Verdict) -> tuple[str | None, str | None]:
+    return verdict.error_type, verdict.error
+
+
+def test_calls_that_cannot_be_read_are_malformed(checker: Checker) -> None:
+    broken = Answer(Completion("text"), error="call is not JSON")
+    expected = Verdict(False, Outcome.MALFORMED, "parse", "call is not JSON")
+    assert BfclBench(checker).grade(entry(), broken) == expected
+
+
+@pytest.mark.parametrize(
+    ("action", "error"),
+    [
+        ("hang", "the checker stopped or took over 2 s"),
+        ("exit", "the checker stopped or took over 2 s"),
+        ("raise", "KeyError: 'broken checker'"),
+    ],
+)
+def test_a_failing_checker_costs_its_entry_only(checker: Checker, action: str, error: str) -> None:
+    bench = BfclBench(checker)
+    failed = bench.grade(entry(), answer(ToolCall("a.f", {"action": action})))
+    assert failed == Verdict(False, Outcome.WRONG, "checker", error)
+    assert bench.grade(entry(), answer(ToolCall("a.f", {"x": 1}))).correct
+
+
+def test_entries_that_cannot_be_loaded_are_one_line(checker: Checker) -> None:
+    with pytest.raises(SetupError, match="BFCL cannot load multiple: FileNotFoundError: no such category file"):
+        BfclBench(checker, ["multiple"]).entries()
+
+
+def test_hostile_values_reach_the_checker_as_data(checker: Checker, tmp_path: Path) -> None:
+    attack = f"__import__('os').system('touch {tmp_path}/pwned')"
+    hostile = answer(ToolCall(attack, {attack: [attack, "\ud800\n\x00", float("inf"), 10**400]}))
+    verdict = BfclBench(checker).grade(entry(), hostile)
+    assert (verdict.correct, verdict.error_type) == (False, "simple:wrong")
+    assert not (tmp_path / "pwned").exists()
+
+
+CALLED = answer(ToolCall("f", {}))
+SILENT = answer()
+BABBLE = Answer(Completion("text"), error="call is not JSON")
+CUT = Answer(Completion("text", truncated=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "call_wanted", "expected"),
+    [
+        (CALLED, True, Verdict(True, Outcome.EXACT)),
+        (SILENT, True, Verdict(False, Outcome.NO_CALL)),
+        (BABBLE, True, Verdict(False, Outcome.MALFORMED, "parse", "call is not JSON")),
+        (CUT, True, Verdict(False, Outcome.TRUNCATED)),
+        (CALLED, False, Verdict(False, Outcome.SPURIOUS_CALL)),
+        (SILENT, False, Verdict(True, Outcome.ABSTAINED)),
+        (BABBLE, False, Verdict(True, Outcome.MALFORMED, "parse", "call is not JSON")),
+        (CUT, False, Verdict(True, Outcome.TRUNCATED)),
+    ],
+)
+def test_relevance_follows_the_official_rule(given: Answer, call_wanted: bool, expected: Verdict) -> None:
+    assert judge_relevance(given, call_wanted=call_wanted) == expected
+
+
+def test_function_documents_become_openai_tools() -> None:
+    document = {
+        "name": "math.hypot",
+        "description": "Length.",
+        "parameters": {
+            "type": "dict",
+            "required": ["point"],
+            "properties": {
+                "point": {"type": "tuple", "items": {"type": "float"}, "description": "x, y"},
+                "type": {"type": "any", "default": None},
+                "table": {"type": "HashMap", "properties": {"id": {"type": "long"}, "ok": {"type": "Boolean"}}},
+                "odd": {"type": ""},
+                "kind": {"type": "string", "enum": ["dict", "float"]},
+            },
+        },
+    }
+    before = json.dumps(document)
+    assert to_tool(document) == {
+        "type": "function",
+        "function": {
+            "name": "math.hypot",
+            "description": "Length.",
+            "parameters": {
+                "type": "object",
+                "required": ["point"],
+                "properties": {
+                    "point": {"type": "array", "items": {"type": "number"}, "description": "x, y"},
+                    "type": {"default": None},
+                    "table": {"type": "object", "properties": {"id": {"type": "integer"}, "ok": {"type": "boolean"}}},
+                    "odd": {},
+                    "kind": {"type": "string", "enum": ["dict", "float"]},
+                },
+            },
+        },
+    }
+    assert json.dumps(document) == before
+
+
+def test_categories_keep_the_leaderboards_order() -> None:
+    assert choose_categories(["live_simple", "parallel", "parallel"]) == ("parallel", "live_simple")
+    assert choose_categories([]) == tuple(COUNTS)
+    with pytest.raises(ConfigError, match=r"'multi_turn_base' is not supported; choose from simple_python, .*"):
+        choose_categories(["multi_turn_base"])
+
+
+def test_a_perfect_single_turn_model_scores_thirty() -> None:
+    official = aggregate(dict.fromkeys(COUNTS, 1.0))
+    assert official == {
+        "overall": pytest.approx(0.3),
+        "groups": {"non_live": 1.0, "live": 1.0, "irrelevance": 1.0, "multi_turn": 0.0, "agentic": 0.0},
+        "overall_of_what_ran": 1.0,
+        "groups_of_what_ran": {
+            "non_live": 1.0, "live": 1.0, "irrelevance": 1.0, "multi_turn": None, "agentic": None
+        },
+    }  # fmt: skip
+
+
+def test_the_aggregation_weighs_as_the_leaderboard_does() -> None:
+    accuracy = {
+        "simple_python": 0.9, "simple_java": 0.6, "simple_javascript": 0.3, "multiple": 0.8, "parallel": 0.4,
+        "live_simple": 0.5, "live_multiple": 0.25, "irrelevance": 0.7, "live_relevance": 1.0,
+    }  # fmt: skip
+    official = aggregate(accuracy)
+    live = (0.5 * 258 + 0.25 * 1053) / 1351
+    assert official["groups"] == pytest.approx(
+        {"non_live": (0.6 + 0.8 + 0.4) / 4, "live": live, "irrelevance": 0.35, "multi_turn": 0.0, "agentic": 0.0}
+    )
+    assert official["overall"] == pytest.approx((0.45 + live + 0.35) / 10)
+    ran = official["groups_of_what_ran"]
+    assert (ran["multi_turn"], ran["agentic"]) == (None, None)
+    assert ran["non_live"] == pytest.approx(0.6)
+    assert ran["live"] == pytest.approx((0.5 * 258 + 0.25 * 1053) / 1311)
+    assert official["overall_of_what_ran"] == pytest.approx((0.6 + ran["live"] + 0.7) / 3)
+
+
+def result(category: str, *, correct: bool, error_type: str | None = None) -> Result:
+    return Result("id", category, correct, None, error_type, None, False, "hash", None, [])
+
+
+def test_the_summary_says_that_it_is_partial(checker: Checker) -> None:
+    results = [result("parallel", correct=True), result("parallel", correct=False, error_type="checker")]
+    findings: Findings = BfclBench(checker).summarize(results, seed=0)
+    assert findings.metrics["accuracy"].value == 0.5
+    assert findings.official is not None and findings.official["overall"] == pytest.approx(0.5 / 4 / 10)
+    assert findings.official["overall_of_what_ran"] == 0.5
+    assert [note.split(":")[0] for note in findings.notes] == [
+        "overall is partial",
+        "not run, counted as 0 in overall",
+        "a sample of the entries",
+        "ceiling",
+        "counted wrong because the official checker failed on them",
+    ]
+
+
+def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOLRL_CACHE", str(tmp_path / "cache"))
+    wheel = tmp_path / "bfcl_eval-1.whl"
+    with pytest.raises(
+        SetupError, match=r"no such wheel; run: python -m pip download --no-deps bfcl-eval==2026\.3\.23"
+    ):
+        find_package(wheel)
+    wheel.write_bytes(b"something else")
+    with pytest.raises(SetupError, match=r"not the pinned bfcl-eval==2026\.3\.23"):
+        find_package(wheel)
+    assert not list((tmp_path / "cache").rglob("*.py"))
+
+
+def test_without_a_wheel_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOLRL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "no-index").as_uri())
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(SetupError, match=r"python -m pip download --no-deps bfcl-eval.*; or pass --bfcl-wheel FILE"):
+        find_package(None)

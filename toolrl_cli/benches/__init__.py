@@ -1,0 +1,1 @@
+"""Benchmarks: entries in, graded results out."""

@@ -1,0 +1,1 @@
+"""The Berkeley Function Calling Leaderboard, graded by its own official checker."""

@@ -1,0 +1,70 @@
+"""The gold of examples.jsonl as a benchmark, scored by the reward of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolrl_cli.benches.base import Answer, Entry, Findings, Result, Verdict
+from toolrl_cli.benches.stats import bootstrap_mean, wilson
+from toolrl_cli.errors import DataError, FormatError
+from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.jsonl import read_records
+from toolrl_cli.records import Example, Outcome, Target
+from toolrl_cli.rewards import Reward
+
+
+class ExamplesBench:
+    """Grades completions against the target of each example."""
+
+    name = "examples"
+
+    def __init__(self, data: Path, reward: Reward, text_format: TextFormat) -> None:
+        self._data = data
+        self._reward = reward
+        self._text_format = text_format
+
+    def entries(self) -> list[Entry]:
+        """The examples of the file, one category for each source.
+
+        Raises:
+            DataError: a line is no example, an id occurs twice, or there is none.
+        """
+        seen: set[str] = set()
+
+        def parse(raw: object) -> Entry:
+            example = Example.from_json(raw)
+            if example.id in seen:
+                raise DataError(f"id {example.id!r} occurs twice")
+            seen.add(example.id)
+            return Entry(example.id, example.source, example.tools, example.messages, payload=example.target)
+
+        entries = list(read_records(self._data, parse))
+        if not entries:
+            raise DataError(f"{self._data}: no examples; run toolrl prepare first")
+        return entries
+
+    def grade(self, entry: Entry, answer: Answer) -> Verdict:
+        """Correct is the exact calls, or where the target holds none, no call and the response it asks for."""
+        target: Target = entry.payload
+        completion = answer.completion
+        score = self._reward.score_completion(completion.text, target, truncated=completion.truncated)
+        correct = score.outcome is (Outcome.EXACT if target.tool_calls else Outcome.ABSTAINED)
+        error_type, error = ("parse", answer.error) if answer.error else (None, None)
+        if correct and not target.tool_calls and target.response is not None and not self._responds(completion.text):
+            correct, error_type, error = False, "no_response", "no call, but no response in the format either"
+        return Verdict(correct, score.outcome, error_type, error, score.to_json())
+
+    def _responds(self, text: str) -> bool:
+        try:
+            return bool((self._text_format.parse_target(text).response or "").strip())
+        except FormatError:
+            return False
+
+    def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
+        """The exact rate, the mean reward and the mean of each of its parts."""
+        metrics = {"exact_rate": wilson(sum(result.correct for result in results), len(results))}
+        scores = [result.score or {} for result in results]
+        for part in [name for name in scores[0] if name not in ("outcome", "reasons")]:
+            metrics[part] = bootstrap_mean([score[part] for score in scores], seed=seed)
+        return Findings(metrics)

@@ -1,0 +1,59 @@
+"""`toolrl eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from toolrl_cli.commands import options
+
+
+def evaluate(
+    bench: Annotated[Literal["bfcl", "examples"], typer.Option("--bench", help="What to evaluate on.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for results.jsonl and summary.json.")],
+    model: Annotated[str | None, typer.Option(help="Hub id, local folder or run of sft or grpo.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="JSONL of id and completion, or id and tool_calls, instead of a model.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="examples: the examples.jsonl to evaluate on.")] = None,
+    reward: Annotated[str, typer.Option(help="examples: the reward that scores.")] = "fine-grained",
+    category: Annotated[
+        list[str] | None, typer.Option("--category", help="bfcl: a category; repeat for more. Default: all supported.")
+    ] = None,
+    bfcl_wheel: Annotated[Path | None, typer.Option(help="bfcl: local wheel of bfcl-eval, for use offline.")] = None,
+    limit: options.Limit = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts generated together.")] = 8,
+    seed: options.Seed = 0,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Evaluate also when the prompt format is not the training's.")
+    ] = False,
+    as_json: options.AsJson = False,
+    dry_run: options.DryRun = False,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    config: options.ConfigFile = None,
+    debug: options.Debug = False,
+) -> None:
+    """Evaluate a model, or recorded predictions, on a benchmark."""
+    from dataclasses import asdict
+
+    from toolrl_cli import console, evaluation
+
+    settings = evaluation.EvalConfig(
+        bench=bench, output=output, model=model, predictions=predictions, data=data, reward=reward,
+        categories=tuple(category or ()), bfcl_wheel=bfcl_wheel, limit=limit, max_new_tokens=max_new_tokens,
+        batch_size=batch_size, seed=seed, allow_mismatch=allow_mismatch, resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+    if dry_run:
+        return console.print_record("plan", asdict(evaluation.plan(settings)), as_json=as_json)
+    with console.progress_bar() as bar:
+        task = bar.add_task("grading", total=None, note="")
+        summary = evaluation.evaluate(settings, progress=lambda n, total: bar.update(task, completed=n, total=total))
+    if as_json:
+        return console.print_json(summary.to_json())
+    for table in evaluation.summary_tables(summary):
+        console.print_table(*table)
+    return console.print_text("\n".join(f"note: {note}" for note in summary.notes))

@@ -1,0 +1,374 @@
+"""Evaluation: entries of a benchmark, completions of an engine, graded results on disk, one summary."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from toolrl_cli.benches.base import Bench, Entry, Result, as_missing, read_answer
+from toolrl_cli.benches.bfcl.bench import WHEEL, open_bfcl
+from toolrl_cli.benches.bfcl.categories import choose_categories
+from toolrl_cli.benches.examples import ExamplesBench
+from toolrl_cli.benches.stats import Interval, wilson
+from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.formats import find_format
+from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.inference.base import Engine, Prompt
+from toolrl_cli.inference.predictions import RecordedEngine, read_predictions
+from toolrl_cli.jsonl import RecordLog, drop_partial_line, dump_json, read_records, write_json
+from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, hash_file, open_output, read_manifest
+from toolrl_cli.records import Completion, Json
+from toolrl_cli.rewards import find_reward
+
+BENCHES = ("bfcl", "examples")
+RESULTS, SUMMARY = "results.jsonl", "summary.json"
+Progress = Callable[[int, int], None]
+
+
+class Request(NamedTuple):
+    """An entry and its rendered prompt."""
+
+    entry: Entry
+    prompt: Prompt
+
+
+class Table(NamedTuple):
+    """A table of texts, as `console.print_table` takes it."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What to evaluate, on what, and where the results go.
+
+    Either `model` (a name, a folder or a run of toolrl) or `predictions` (a JSONL file) is the
+    source of completions; `data` and `reward` belong to the examples bench, `categories` and
+    `bfcl_wheel` to bfcl. `max_new_tokens` is the longest completion in tokens, `limit` the number
+    of entries.
+
+    Raises:
+        ConfigError: the values contradict each other.
+    """
+
+    bench: str
+    output: Path
+    model: str | None = None
+    predictions: Path | None = None
+    data: Path | None = None
+    reward: str = "fine-grained"
+    categories: tuple[str, ...] = ()
+    bfcl_wheel: Path | None = None
+    limit: int | None = None
+    max_new_tokens: int = 256
+    batch_size: int = 8
+    seed: int = 0
+    allow_mismatch: bool = False
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bench not in BENCHES:
+            raise ConfigError(f"unknown bench {self.bench!r}; choose from {', '.join(BENCHES)}")
+        if (self.model is None) == (self.predictions is None):
+            raise ConfigError("completions need one source; give either --model or --predictions")
+        if (self.data is None) == (self.bench == "examples"):
+            raise ConfigError("--data FILE is what --bench examples evaluates on; give the two together")
+        if self.bench != "bfcl" and (self.categories or self.bfcl_wheel):
+            raise ConfigError("--category and --bfcl-wheel belong to --bench bfcl; leave them out")
+        choose_categories(self.categories)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The results of one category; every entry counts in `n`, also one that got no completion."""
+
+    n: int
+    correct: int
+    accuracy: Interval
+    parse_failures: int
+    truncated: int
+    no_prediction: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an evaluation found; all shares lie between 0 and 1 and carry 95% intervals."""
+
+    bench: str
+    source: str
+    n: int
+    metrics: Mapping[str, Interval]
+    categories: Mapping[str, Tally]
+    outcomes: Mapping[str, int]
+    official: Json | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> Json:
+        """The record as JSON values."""
+        return asdict(self)
+
+
+def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Progress | None = None) -> Summary:
+    """Run a benchmark and write manifest.json, results.jsonl and summary.json.
+
+    Args:
+        config: what to evaluate.
+        engine: where completions come from; built from the configuration when None.
+        progress: called with the number of graded entries and of all entries.
+
+    Raises:
+        ConfigError: the output exists, a resumed run differs, or the model was trained on another prompt format.
+        DataError: a file cannot be read.
+        SetupError: the model, the wheel or the training extra is missing.
+    """
+    manifest = plan(config)
+    text_format = find_format(manifest.format)
+    with open_bench(config, text_format) as bench:
+        entries = bench.entries()
+        notes: tuple[str, ...] = ()
+        if config.predictions is not None:
+            completions = read_predictions(config.predictions, text_format)
+            notes = describe_unknown(completions, entries)
+            engine = RecordedEngine(completions)
+        chosen = sample(entries, config.limit, config.seed)
+        requests = {entry.id: Request(entry, to_prompt(entry, text_format)) for entry in chosen}
+        check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
+        done = read_results(config.output / RESULTS) if config.resume else {}
+        pending = {id: request for id, request in requests.items() if id not in done}
+        if pending:
+            # The model loads before the folder is made, so that a wrong name leaves nothing behind.
+            engine = engine or load_engine(config)
+            open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
+            for result in run(bench, pending, engine, text_format, config.output / RESULTS):
+                done[result.id] = result
+                if progress is not None:
+                    progress(len(done), len(requests))
+        summary = summarize(bench, [done[id] for id in requests], source_of(config), config.seed, notes)
+    write_json(config.output / SUMMARY, summary.to_json())
+    replace(manifest, finished=True).write(config.output)
+    return summary
+
+
+def plan(config: EvalConfig) -> Manifest:
+    """The manifest of an evaluation: its resolved configuration and the hashes of its inputs; runs nothing.
+
+    Raises:
+        ConfigError: the model was trained on another prompt format, or the reward is unknown.
+        DataError: a file is missing.
+    """
+    text_format = choose_format(config)
+    hashes = {"format": text_format.digest}
+    left_out = {"output", "seed", "bfcl_wheel", "resume", "overwrite"}
+    if config.bench == "bfcl":
+        hashes["bfcl_wheel"] = WHEEL.sha256
+        left_out |= {"data", "reward"}
+    if config.data is not None:
+        hashes |= {"data": hash_file(config.data), "reward": find_reward(config.reward).digest}
+    if config.predictions is not None:
+        hashes["predictions"] = hash_file(config.predictions)
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in left_out}
+    values["categories"] = list(config.categories)
+    return Manifest.create(
+        "eval", values, seed=config.seed, format=text_format.name, hashes=hashes, parent=config.model
+    )
+
+
+def choose_format(config: EvalConfig) -> TextFormat:
+    """The text format the model was trained on, the default one for a model that is no run of toolrl.
+
+    Raises:
+        ConfigError: the format has changed since the training.
+    """
+    folder = Path(config.model or "")
+    if config.model is None or not (folder / FILE_NAME).is_file():
+        return find_format("toolrl")
+    run = read_manifest(folder)
+    text_format = find_format(run.format)
+    trained = run.hashes.get("format", text_format.digest)
+    if trained != text_format.digest and not config.allow_mismatch:
+        raise ConfigError(
+            f"{folder}: trained with prompt format {trained}, evaluated with {text_format.digest}; "
+            "use the toolrl version of the training, or --allow-mismatch"
+        )
+    return text_format
+
+
+@contextmanager
+def open_bench(config: EvalConfig, text_format: TextFormat) -> Iterator[Bench]:
+    """The bench of the configuration, ready for use inside the block."""
+    if config.data is not None:
+        yield ExamplesBench(config.data, find_reward(config.reward), text_format)
+    else:
+        with open_bfcl(config.bfcl_wheel, config.categories) as bench:
+            yield bench
+
+
+def load_engine(config: EvalConfig) -> Engine:
+    """The local model of the configuration; here the training extra is needed first."""
+    from toolrl_cli.inference.transformers_engine import TransformersEngine
+    from toolrl_cli.training.models import load_for_inference
+
+    model, tokenizer = load_for_inference(source_of(config))
+    return TransformersEngine(model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
+
+
+def source_of(config: EvalConfig) -> str:
+    """The model's name, or the path of the predictions."""
+    return config.model or str(config.predictions)
+
+
+def describe_unknown(completions: Mapping[str, Completion], entries: Sequence[Entry]) -> tuple[str, ...]:
+    """A note on predictions that belong to no entry, none when all do."""
+    unknown = sorted(completions.keys() - {entry.id for entry in entries})
+    if not unknown:
+        return ()
+    shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+    return (f"{len(unknown)} predictions belong to no entry: {shown}",)
+
+
+def sample(entries: Sequence[Entry], limit: int | None, seed: int) -> list[Entry]:
+    """About the same share of every category, at least one entry of each where the limit allows, in the given order.
+
+    Samples of one seed nest: a smaller limit takes some of the entries of a larger one.
+    """
+    if limit is None or limit >= len(entries):
+        return list(entries)
+    groups: dict[str, list[int]] = {}
+    for position, entry in enumerate(entries):
+        groups.setdefault(entry.category, []).append(position)
+    ranked: list[tuple[float, int]] = []
+    for category, positions in groups.items():
+        shuffled = Random(f"{seed} {category}").sample(positions, len(positions))
+        ranked += [(rank / len(positions), position) for rank, position in enumerate(shuffled)]
+    return [entries[position] for position in sorted(position for _, position in sorted(ranked)[:limit])]
+
+
+def to_prompt(entry: Entry, text_format: TextFormat) -> Prompt:
+    """The rendered request of an entry.
+
+    Raises:
+        DataError: its tools or messages are not of OpenAI's form.
+    """
+    try:
+        return Prompt(entry.id, tuple(text_format.render_prompt(entry.tools, entry.messages)))
+    except (DataError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{entry.id}: its tools or messages cannot be rendered ({error!r}); prepare it again"
+        ) from error
+
+
+def run(
+    bench: Bench, pending: Mapping[str, Request], engine: Engine, text_format: TextFormat, path: Path
+) -> Iterator[Result]:
+    """Generate and grade; a result is on disk before it is yielded."""
+    with RecordLog(path) as log:
+        for prompt, completion in complete([request.prompt for request in pending.values()], engine):
+            result = grade(bench, pending[prompt.id], completion, text_format)
+            log.append(result.to_json())
+            yield result
+
+
+def read_results(path: Path) -> dict[str, Result]:
+    """The results of an interrupted run by id; a line that was cut off is removed."""
+    drop_partial_line(path)
+    return {result.id: result for result in read_records(path, Result.from_json)} if path.exists() else {}
+
+
+def complete(prompts: Sequence[Prompt], engine: Engine) -> Iterator[tuple[Prompt, Completion | None]]:
+    """Every prompt once: with its completion as the engine yields it, at the end those without one."""
+    waiting = {prompt.id: prompt for prompt in prompts}
+    for prompt, completion in engine.generate(prompts):
+        del waiting[prompt.id]
+        yield prompt, completion
+    for prompt in waiting.values():
+        yield prompt, None
+
+
+def grade(bench: Bench, request: Request, completion: Completion | None, text_format: TextFormat) -> Result:
+    """The graded result of an entry; one without a completion is wrong, and scored as an empty one."""
+    answer = read_answer(text_format, completion or Completion(""))
+    verdict = bench.grade(request.entry, answer)
+    if completion is None:
+        verdict = as_missing(verdict)
+    return Result(
+        id=request.entry.id,
+        category=request.entry.category,
+        correct=verdict.correct,
+        outcome=verdict.outcome and verdict.outcome.value,
+        error_type=verdict.error_type,
+        error=verdict.error,
+        truncated=answer.completion.truncated,
+        prompt_hash=hashlib.sha256(dump_json(request.prompt.messages).encode()).hexdigest()[:16],
+        completion=completion.text if completion else None,
+        tool_calls=[call.to_json() for call in answer.calls],
+        score=verdict.score,
+    )
+
+
+def summarize(bench: Bench, results: Sequence[Result], source: str, seed: int, notes: tuple[str, ...]) -> Summary:
+    """Count the results by category and outcome, and add what the bench finds."""
+    findings = bench.summarize(results, seed=seed)
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.category, []).append(result)
+    return Summary(
+        bench=bench.name,
+        source=source,
+        n=len(results),
+        metrics=findings.metrics,
+        categories={category: tally(group) for category, group in groups.items()},
+        outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in results).items())),
+        official=findings.official,
+        notes=notes + findings.notes,
+    )
+
+
+def tally(results: Sequence[Result]) -> Tally:
+    """The counts of one category."""
+    correct = sum(result.correct for result in results)
+    kinds = Counter(result.error_type for result in results)
+    truncated = sum(result.truncated for result in results)
+    return Tally(len(results), correct, wilson(correct, len(results)), kinds["parse"], truncated, kinds["missing"])
+
+
+def summary_tables(summary: Summary) -> list[Table]:
+    """The summary as tables for a terminal: title, columns, rows."""
+    columns = ["category", "n", "correct", "accuracy", "95% interval", "parse failures", "truncated", "no prediction"]
+    categories = [tally_row(name, tally) for name, tally in summary.categories.items()]
+    metrics = [[name, f"{m.value:.4f}", f"{m.low:.4f} .. {m.high:.4f}"] for name, m in summary.metrics.items()]
+    tables = [
+        Table(f"{summary.bench}: {summary.source}", columns, categories),
+        Table(f"over all {summary.n} entries", ["metric", "value", "95% interval"], metrics),
+    ]
+    return tables if summary.official is None else [*tables, official_table(summary.official)]
+
+
+def tally_row(name: str, tally: Tally) -> list[str]:
+    """A category as a row of its table."""
+    interval = f"{percent(tally.accuracy.low)} .. {percent(tally.accuracy.high)}"
+    counts = [str(count) for count in (tally.parse_failures, tally.truncated, tally.no_prediction)]
+    return [name, str(tally.n), str(tally.correct), percent(tally.accuracy.value), interval, *counts]
+
+
+def official_table(official: Json) -> Table:
+    """The leaderboard's aggregation as a table."""
+    rows = [
+        [name, percent(official["groups"][name]), percent(official["groups_of_what_ran"][name])]
+        for name in official["groups"]
+    ]
+    rows.append(["overall", percent(official["overall"]), percent(official["overall_of_what_ran"])])
+    return Table(f"as {official['version']} adds up", ["group", "official (missing = 0)", "of what ran"], rows)
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, `-` for none."""
+    return "-" if share is None else f"{100 * share:.2f}%"

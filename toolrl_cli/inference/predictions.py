@@ -1,0 +1,61 @@
+"""Recorded predictions as an engine: what another program generated, one line an entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from toolrl_cli.errors import DataError
+from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.inference.base import Prompt
+from toolrl_cli.jsonl import read_records
+from toolrl_cli.records import Completion, Json, Target, expect
+
+
+class RecordedEngine:
+    """Answers from recorded completions; an entry without one gets no completion."""
+
+    def __init__(self, completions: Mapping[str, Completion]) -> None:
+        self._completions = completions
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion]]:
+        """Yield each prompt whose completion is recorded."""
+        for prompt in prompts:
+            if prompt.id in self._completions:
+                yield prompt, self._completions[prompt.id]
+
+
+def read_predictions(path: Path, text_format: TextFormat) -> dict[str, Completion]:
+    """The completions of a JSONL file by the id of their entry.
+
+    A line holds `id` and either `completion` (the model's text, with `truncated` if known) or
+    `tool_calls` (`[{"name", "arguments"}]`, with `response` if any), which are put into the text
+    format as a model would have written them.
+
+    Raises:
+        DataError: a line is no prediction, an id occurs twice, or there is none.
+    """
+    completions: dict[str, Completion] = {}
+
+    def add(raw: object) -> None:
+        record = expect(raw, dict, "prediction")
+        entry = expect(record.get("id"), str, "id")
+        if entry in completions:
+            raise DataError(f"id {entry!r} occurs twice")
+        completions[entry] = read_completion(record, text_format)
+
+    for _ in read_records(path, add):
+        pass
+    if not completions:
+        raise DataError(f"{path}: no predictions; each line must hold an id and a completion")
+    return completions
+
+
+def read_completion(record: Json, text_format: TextFormat) -> Completion:
+    """The completion of one line; raise `DataError` when it has none or two."""
+    if ("completion" in record) == ("tool_calls" in record):
+        raise DataError('a prediction needs either "completion" or "tool_calls"')
+    if "tool_calls" in record:
+        return Completion(text_format.render_target(Target.from_json(record)))
+    truncated = expect(record.get("truncated", False), bool, "truncated")
+    return Completion(expect(record["completion"], str, "completion"), truncated)

@@ -1,0 +1,131 @@
+"""Calls against the schemas of their tools: what a gold answer gets wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import extend
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from toolrl_cli.jsonl import dump_json, load_json
+from toolrl_cli.records import Example, Json, ToolCall
+from toolrl_cli.sources.base import RowError, shorten
+
+MAX_FINDINGS = 10
+NESTING_RESERVE = 200
+KINDS = {"required": "missing argument", "type": "wrong type", "anyOf": "wrong type", "oneOf": "wrong type"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a call gets wrong; findings are counted by `kind`."""
+
+    kind: str
+    detail: str
+
+    def __str__(self) -> str:
+        """`kind: detail`."""
+        return f"{self.kind}: {self.detail}"
+
+
+def require_json(value: object) -> None:
+    """Refuse what strict JSON readers, or readers with a deeper call stack than ours, could not decode.
+
+    Raises:
+        RowError: the value holds NaN or infinity.
+        RecursionError: it is nested to within 200 levels of Python's limit.
+    """
+    for _ in range(NESTING_RESERVE):
+        value = [value]
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise RowError("not finite", "NaN or Infinity is no JSON") from error
+
+
+def require_user(example: Example) -> None:
+    """Raise `RowError` when nobody asks anything."""
+    if not any(message["role"] == "user" for message in example.messages):
+        raise RowError("no user message", "no message before the step is from a user")
+
+
+def check_calls(example: Example) -> list[Finding]:
+    """What the calls of the target get wrong, judged by the example's own tools."""
+    return [finding for call in example.target.tool_calls for finding in check_call(call, example.tools)]
+
+
+def check_call(call: ToolCall, tools: Sequence[Json]) -> list[Finding]:
+    """What a call gets wrong; of several tools with its name, the one that fits best judges."""
+    schemas = [tool["function"]["parameters"] for tool in tools if tool["function"]["name"] == call.name]
+    if not schemas:
+        return [Finding("undeclared tool", shorten(call.name))]
+    return min((check_arguments(call, schema) for schema in schemas), key=len)
+
+
+def check_arguments(call: ToolCall, schema: Json) -> list[Finding]:
+    """Every way, up to ten, in which the arguments do not fit a schema; a schema that is none is one finding."""
+    try:
+        validator = build_validator(dump_json(schema))
+        errors = list(islice(validator.iter_errors(call.arguments), MAX_FINDINGS))
+    except SchemaError as error:
+        return [Finding("broken schema", f"{shorten(call.name)}: {shorten(error.message)}")]
+    except (Unresolvable, RecursionError, re.error) as error:
+        return [Finding("broken schema", f"{shorten(call.name)}: {shorten(str(error))}")]
+    return [*find_unknown(call, schema), *(describe(call, error) for error in errors)]
+
+
+def find_unknown(call: ToolCall, schema: Json) -> Iterator[Finding]:
+    """Arguments that a schema does not name, unless it says that it takes any."""
+    properties = schema.get("properties")
+    open_ended = schema.get("additionalProperties") or schema.keys() & {"patternProperties", "$ref", "allOf", "anyOf"}
+    if not isinstance(properties, dict) or open_ended:
+        return
+    for name in call.arguments:
+        if name not in properties:
+            yield Finding("unknown argument", f"{shorten(call.name)}: {shorten(name)}")
+
+
+def describe(call: ToolCall, error: ValidationError) -> Finding:
+    """A schema violation in words."""
+    where = ".".join([call.name, *map(str, error.absolute_path)])
+    detail = f"{where[:160]}: {shorten_value(error)}"
+    return Finding(KINDS.get(str(error.validator), "wrong value"), detail)
+
+
+def shorten_value(error: ValidationError) -> str:
+    """What a violation is about: for a type, the value found and the type wanted; else the validator's message."""
+    if error.validator == "type":
+        wanted = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+        return f"{shorten(error.instance)} is not of type {' or '.join(wanted)}"
+    return error.message if len(error.message) <= 160 else f"{error.message[:160]}..."
+
+
+@lru_cache(maxsize=4096)
+def build_validator(schema: str) -> Draft202012Validator:
+    """A validator of a schema given as JSON text, kept for the next call of the same tool.
+
+    Raises:
+        SchemaError: it is no JSON Schema (draft 2020-12).
+    """
+    decoded = load_json(schema)
+    Draft202012Validator.check_schema(decoded)
+    checker: Draft202012Validator = Checker(decoded, registry=Registry())
+    return checker
+
+
+def pass_over(*_: Any) -> None:
+    """A keyword that is not checked."""
+
+
+# A data set's regular expression may hang or not be Python's; an undeclared argument is found by
+# `find_unknown`. The empty registry above keeps a `$ref` from being fetched over the network.
+Checker = extend(Draft202012Validator, {"pattern": pass_over, "patternProperties": pass_over})  # type: ignore[no-untyped-call]

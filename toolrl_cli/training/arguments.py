@@ -1,0 +1,60 @@
+"""TRL's own training arguments: what toolrl sets, what the user overrides, and both checked."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from toolrl_cli.errors import ConfigError
+from toolrl_cli.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from trl.trainer.base_config import _BaseConfig
+
+
+def build_arguments(kind: type[_BaseConfig], config: TrainingConfig, own: dict[str, Any]) -> _BaseConfig:
+    """TRL arguments from the shared configuration, the command's `own` ones and the user's overrides.
+
+    Raises:
+        ConfigError: an override is no field of the class, or the class refuses a value.
+    """
+    known = [field.name for field in fields(kind) if field.init]
+    for name in config.overrides:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"--set {name}: no argument of trl.{kind.__name__}{hint}")
+    try:
+        return kind(**shared_arguments(config) | own | config.overrides)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"trl.{kind.__name__} refuses these arguments: {str(error).splitlines()[0]}") from error
+
+
+def shared_arguments(config: TrainingConfig) -> dict[str, Any]:
+    """Arguments that SFT and GRPO set alike."""
+    import torch
+
+    on_cpu = torch.accelerator.current_accelerator() is None
+    micro_batch_size = min(config.micro_batch_size, config.batch_size)
+    return {
+        "output_dir": str(config.output / "checkpoints"),
+        "per_device_train_batch_size": micro_batch_size,
+        "gradient_accumulation_steps": config.batch_size // micro_batch_size,
+        "learning_rate": config.learning_rate,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps,
+        "save_total_limit": 1,
+        "seed": config.seed,
+        "bf16": True,
+        "use_cpu": on_cpu,
+        "gradient_checkpointing": not on_cpu,
+        "dataloader_pin_memory": not on_cpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }

@@ -1,0 +1,62 @@
+"""GRPO under a tool-call reward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolrl_cli.formats import find_format
+from toolrl_cli.rewards import find_reward
+from toolrl_cli.training.arguments import build_arguments
+from toolrl_cli.training.config import GrpoConfig
+from toolrl_cli.training.data import grpo_dataset, read_examples
+from toolrl_cli.training.reward_functions import BatchScorer
+from toolrl_cli.training.run import COMPLETIONS_FILE, Materials, RunSummary, run_training
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+def train_grpo(config: GrpoConfig) -> RunSummary:
+    """Train a model by GRPO on `config.data` under `config.reward`.
+
+    Raises:
+        DataError: the data is missing, malformed or empty.
+        ConfigError: an option, the reward, a training argument or the output folder is refused.
+        SetupError: the model cannot be had.
+    """
+    from trl import GRPOConfig
+
+    from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
+
+    reward = find_reward(config.reward)
+    text_format = find_format("toolrl")
+    examples = read_examples(config.data, config.limit)
+    own = {
+        "num_generations": config.num_generations,
+        "max_completion_length": config.max_completion_length,
+        "temperature": config.temperature,
+        "beta": config.beta,
+    }
+    arguments = build_arguments(GRPOConfig, config, own)
+
+    def build_trainer(materials: Materials) -> Trainer:
+        stop_ids = {materials.tokenizer.eos_token_id, *stop_token_ids(materials.model.generation_config)}
+        scorer = BatchScorer(reward, config.output / COMPLETIONS_FILE, stop_ids)
+        return SharedPrefixGRPOTrainer(
+            materials.model,
+            scorer.functions(),
+            arguments,
+            train_dataset=grpo_dataset(examples, text_format),
+            processing_class=materials.tokenizer,
+            peft_config=materials.peft_config,
+        )
+
+    return run_training("grpo", config, text_format, {"reward": reward.digest}, build_trainer)
+
+
+def stop_token_ids(generation_config: object) -> list[int]:
+    """The token ids that the model itself declares as ends of a completion."""
+    declared = getattr(generation_config, "eos_token_id", None)
+    if declared is None:
+        return []
+    return [declared] if isinstance(declared, int) else list(declared)

