@@ -377,13 +377,34 @@ def test_a_sample_follows_its_seed_and_nests() -> None:
 def test_tables_show_the_numbers(tmp_path: Path) -> None:
     config = configure(tmp_path, [example("a")], [{"id": "a", "completion": RIGHT}])
     categories, metrics = summary_tables(evaluate(config))
-    assert categories.rows == [["set", "1", "1", "100.00%", "20.65% .. 100.00%", "0", "0", "0"]]
+    assert categories.rows == [["set", "1", "100.0 (20.7-100.0)", "0", "0", "0"]]
     assert metrics.rows == [
         ["exact_rate", "1.0000", "0.2065 .. 1.0000"],
         ["total", "4.0000", "4.0000 .. 4.0000"],
         ["format", "1.0000", "1.0000 .. 1.0000"],
         ["correctness", "3.0000", "3.0000 .. 3.0000"],
     ]
+
+
+def test_an_interrupt_ends_with_130_and_keeps_results(tmp_path: Path) -> None:
+    config = configure(tmp_path, FIVE, [{"id": id, "completion": text} for id, text in TEXTS.items()])
+    script = f"""
+import os, signal, sys
+from toolrl_cli import evaluation
+from toolrl_cli.cli import app
+append = evaluation.RecordLog.append
+def interrupt(log, record):
+    append(log, record)
+    os.kill(os.getpid(), signal.SIGINT)
+evaluation.RecordLog.append = interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
+app(["eval", "--bench", "examples", "--data", {str(config.data)!r}, "--predictions", {str(config.predictions)!r},
+     "-o", {str(config.output)!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "interrupted; finished work is kept\n"
+    assert [row["id"] for row in read_rows(config.output / "results.jsonl")] == ["a"]
 
 
 def test_the_library_needs_no_torch() -> None:

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -342,7 +342,8 @@ def tally(results: Sequence[Result]) -> Tally:
 
 def summary_tables(summary: Summary) -> list[Table]:
     """The summary as tables for a terminal: title, columns, rows."""
-    columns = ["category", "n", "correct", "accuracy", "95% interval", "parse failures", "truncated", "no prediction"]
+    # Thirteen categories with names of 22 letters fit a terminal of 80 columns only with headings of two lines.
+    columns = ["category", "n", "% correct\n(95% interval)", "parse\nerrors", "cut\noff", "no\nanswer"]
     categories = [tally_row(name, tally) for name, tally in summary.categories.items()]
     metrics = [[name, f"{m.value:.4f}", f"{m.low:.4f} .. {m.high:.4f}"] for name, m in summary.metrics.items()]
     tables = [
@@ -354,9 +355,9 @@ def summary_tables(summary: Summary) -> list[Table]:
 
 def tally_row(name: str, tally: Tally) -> list[str]:
     """A category as a row of its table."""
-    interval = f"{percent(tally.accuracy.low)} .. {percent(tally.accuracy.high)}"
+    share, low, high = (f"{100 * bound:.1f}" for bound in astuple(tally.accuracy))
     counts = [str(count) for count in (tally.parse_failures, tally.truncated, tally.no_prediction)]
-    return [name, str(tally.n), str(tally.correct), percent(tally.accuracy.value), interval, *counts]
+    return [name, str(tally.n), f"{share} ({low}-{high})", *counts]
 
 
 def official_table(official: Json) -> Table:

@@ -69,10 +69,10 @@ def takes(record: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[...
 
     def decorate(command: Callable[[C, bool], None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
-            as_json = values.pop("as_json")
-            if "overrides" in values:
-                values["overrides"] = parse_settings(values["overrides"])
-            command(record(**values), as_json)
+            told = {field.name: values[field.name] for field in fields(record)}  # type: ignore[arg-type]
+            if "overrides" in told:
+                told["overrides"] = parse_settings(told["overrides"])
+            command(record(**told), values["as_json"])
 
         parameters = [parameter_of(field, hint) for field, hint in annotated_fields(record)]
         parameters += [

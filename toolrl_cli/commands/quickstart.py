@@ -1,1 +1,32 @@
-def quickstart() -> None: ...
+"""`toolrl quickstart`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolrl_cli.commands import options
+
+
+def quickstart(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything it makes.")] = Path("quickstart"),
+    seed: options.Seed = 0,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    config: options.ConfigFile = None,
+    debug: options.Debug = False,
+) -> None:
+    """Run the whole pipeline on sample data with a small real model, ending in a before/after table."""
+    from toolrl_cli import console
+    from toolrl_cli.quickstart import run_quickstart
+
+    report = run_quickstart(
+        output, console.log, console.progress_counter, seed=seed, resume=resume, overwrite=overwrite
+    )
+    if as_json:
+        return console.print_json(report.to_json())
+    console.print_table(*report.table())
+    return console.print_text(report.text())

@@ -21,7 +21,7 @@ WORDS = {
 JSON_TYPES = {word: kind for kind, words in WORDS.items() for word in words}
 GENERIC = re.compile(r"(?:typing\.)?(\w+)\s*\[(.*)\]", re.DOTALL)
 ALTERNATIVE = re.compile(r"\s+or\s+")
-OPTIONAL = re.compile(r"optional|(?:default\b.*)", re.IGNORECASE | re.DOTALL)
+DEFAULT = re.compile(r",\s*default\b.*", re.IGNORECASE | re.DOTALL)
 SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 SCHEMA_VALUES = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
@@ -110,8 +110,8 @@ def read_type(words: object) -> tuple[Json, bool]:
         return ({"type": words} if WORDS.keys() >= set(words) else union(read_type(word)[0] for word in words)), False
     if not isinstance(words, str):
         return ({} if words is None else {"type": words}), False
-    parts = [part.strip() for part in split_top(ALTERNATIVE.sub("|", words), ",|")]
-    kinds = [part for part in parts if not OPTIONAL.fullmatch(part)]
+    parts = [part.strip() for part in split_top(ALTERNATIVE.sub("|", DEFAULT.sub(",optional", words)), ",|")]
+    kinds = [part for part in parts if part.lower() != "optional"]
     optional = len(kinds) < len(parts) or any(kind.lower().startswith("optional[") for kind in kinds)
     return union(read_kind(kind) for kind in kinds), optional
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import extend
 from referencing import Registry
@@ -22,7 +22,13 @@ from toolrl_cli.sources.base import RowError, shorten
 
 MAX_FINDINGS = 10
 NESTING_RESERVE = 200
-KINDS = {"required": "missing argument", "type": "wrong type", "anyOf": "wrong type", "oneOf": "wrong type"}
+KINDS = {
+    "required": "missing argument",
+    "additionalProperties": "unknown argument",
+    "type": "wrong type",
+    "anyOf": "wrong type",
+    "oneOf": "wrong type",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,9 @@ def check_arguments(call: ToolCall, schema: Json) -> list[Finding]:
         return [Finding("broken schema", f"{shorten(call.name)}: {shorten(error.message)}")]
     except (Unresolvable, RecursionError, re.error) as error:
         return [Finding("broken schema", f"{shorten(call.name)}: {shorten(str(error))}")]
-    return [*find_unknown(call, schema), *(describe(call, error) for error in errors)]
+    unknown = list(find_unknown(call, schema))
+    repeated = [e for e in errors if unknown and e.validator == "additionalProperties" and not e.absolute_path]
+    return [*unknown, *(describe(call, error) for error in errors if error not in repeated)]
 
 
 def find_unknown(call: ToolCall, schema: Json) -> Iterator[Finding]:
@@ -97,15 +105,16 @@ def find_unknown(call: ToolCall, schema: Json) -> Iterator[Finding]:
 def describe(call: ToolCall, error: ValidationError) -> Finding:
     """A schema violation in words."""
     where = ".".join([call.name, *map(str, error.absolute_path)])
-    detail = f"{where[:160]}: {shorten_value(error)}"
+    detail = f"{shorten(where)}: {shorten_value(error)}"
     return Finding(KINDS.get(str(error.validator), "wrong value"), detail)
 
 
 def shorten_value(error: ValidationError) -> str:
     """What a violation is about: for a type, the value found and the type wanted; else the validator's message."""
     if error.validator == "type":
-        wanted = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
-        return f"{shorten(error.instance)} is not of type {' or '.join(wanted)}"
+        wanted = error.validator_value
+        kinds = " or ".join(map(str, wanted)) if isinstance(wanted, list) else wanted
+        return f"{shorten(error.instance)} is not of type {kinds}"
     return error.message if len(error.message) <= 160 else f"{error.message[:160]}..."
 
 
@@ -117,7 +126,7 @@ def build_validator(schema: str) -> Draft202012Validator:
         SchemaError: it is no JSON Schema (draft 2020-12).
     """
     decoded = load_json(schema)
-    Draft202012Validator.check_schema(decoded)
+    Draft202012Validator.check_schema(decoded, format_checker=FormatChecker(formats=()))
     checker: Draft202012Validator = Checker(decoded, registry=Registry())
     return checker
 

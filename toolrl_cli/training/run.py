@@ -94,6 +94,7 @@ def summarize_run(folder: Path) -> RunSummary:
 
 def train(command: str, trainer: Trainer, output: Path) -> None:
     """Run the trainer from its last checkpoint, if it has one; raise `KeyboardInterrupt` after a Ctrl-C."""
+    from transformers import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
 
     checkpoints = output / "checkpoints"
@@ -102,6 +103,7 @@ def train(command: str, trainer: Trainer, output: Path) -> None:
     for name in (METRICS_FILE, COMPLETIONS_FILE):
         rewind_log(output / name, step)
     stop = StopOnInterrupt()
+    trainer.remove_callback(PrinterCallback)
     for callback in (MetricsLog(output / METRICS_FILE), Progress(command), stop):
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -128,7 +128,7 @@ def describe(total: Counter[str], results: Sequence[Result]) -> Iterator[str]:
     cut = [f"{name} {n} of {COUNTS[name]}" for name, n in total.items() if n < COUNTS[name]]
     if cut:
         yield f"a sample of the entries: {', '.join(cut)}"
-    yield "ceiling: the official gold answers themselves pass 2494 of the 2501 AST entries"
+    yield "ceiling: the official gold answers themselves pass 2495 of the 2501 AST entries"
     failed = sum(result.error_type == "checker" for result in results)
     if failed:
         yield f"counted wrong because the official checker failed on them: {failed}"
