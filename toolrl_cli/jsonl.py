@@ -209,10 +209,10 @@ def open_atomic(path: Path) -> Iterator[IO[str]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o666 & ~current_umask())
-        os.replace(name, path)
+        Path(name).chmod(0o666 & ~current_umask())
+        Path(name).replace(path)
     except BaseException:
-        os.unlink(name)
+        Path(name).unlink()
         raise
 
 

@@ -124,9 +124,7 @@ def plan_evals(
     common = {"model": model, "max_new_tokens": 96, "batch_size": 32, **shared}
     return (
         EvalConfig(bench="examples", output=folder / f"eval-{stage}", data=held_out, **common),
-        EvalConfig(
-            bench="bfcl", output=folder / f"bfcl-{stage}", categories=("simple_python",), limit=10, **common
-        ),
+        EvalConfig(bench="bfcl", output=folder / f"bfcl-{stage}", categories=("simple_python",), limit=10, **common),
     )
 
 

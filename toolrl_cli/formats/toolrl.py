@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -25,13 +24,6 @@ OPEN_CALLS, CLOSE_CALLS = "<tool_call>", "</tool_call>"
 HISTORY_HEADING = "**History**"
 CALL_THOUGHT = "I call the tools that fit."
 REPLY_THOUGHT = "I reply without a call."
-# Lazy parts under fullmatch: a literal tag inside a thought is kept as long as the whole still fits.
-TARGET = re.compile(
-    r"<think>(?P<thought>.*?)</think>"
-    r"(?:\n<tool_call>\n(?P<calls>.*?)\n</tool_call>)?"
-    r"(?:\n<response>(?P<response>.*)</response>)?",
-    re.DOTALL,
-)
 
 
 class ToolrlFormat:
@@ -86,17 +78,11 @@ class ToolrlFormat:
         Raises:
             FormatError: the blocks do not follow the format, or a call is no object with parameters.
         """
-        match = TARGET.fullmatch(text.strip())
-        if match is None:
-            raise FormatError("not <think>, then <tool_call> or <response>, each on lines of their own")
-        calls = parse_call_lines(match["calls"] or "")
-        for call in calls:
-            if not isinstance(call.name, str) or not isinstance(call.arguments, dict):
-                raise FormatError('a call needs a "name" string and a "parameters" object')
+        thought, calls, response = split_blocks(text.strip())
         return Target(
-            thought=unpad(match["thought"]),
-            tool_calls=tuple(ToolCall(call.name, call.arguments) for call in calls),
-            response=None if match["response"] is None else unpad(match["response"]),
+            thought=unpad(thought),
+            tool_calls=tuple(gold_call(call) for call in parse_call_lines(calls)),
+            response=None if response is None else unpad(response),
         )
 
     def parse_tool_calls(self, text: str) -> list[PredictedCall]:
@@ -111,6 +97,45 @@ class ToolrlFormat:
             return []
         block = text.split(OPEN_CALLS, 2)[1].split(CLOSE_CALLS, 1)[0]
         return parse_call_lines(block, blank_lines=False)
+
+
+def split_blocks(text: str) -> tuple[str, str, str | None]:
+    """Thought, call lines and response of a whole completion; the thought ends at the first tag that lets the rest fit.
+
+    Linear in the text, whatever it holds.
+
+    Raises:
+        FormatError: there is no such split.
+    """
+    end = text.find("</think>") if text.startswith("<think>") else -1
+    last_close = text.rfind("\n</tool_call>\n<response>") if text.endswith("</response>") else -1
+    while end >= 0:
+        thought, rest = text[len("<think>") : end], end + len("</think>")
+        if rest == len(text):
+            return thought, "", None
+        if text.startswith("\n<response>", rest) and text.endswith("</response>"):
+            return thought, "", response_from(text, rest)
+        if text.startswith("\n<tool_call>\n", rest):
+            calls = rest + len("\n<tool_call>")
+            if last_close >= calls:
+                close = text.find("\n</tool_call>\n<response>", calls)
+                return thought, text[calls:close], response_from(text, close + len("\n</tool_call>"))
+            if text.endswith("\n</tool_call>"):
+                return thought, text[calls : -len("\n</tool_call>")], None
+        end = text.find("</think>", rest)
+    raise FormatError("not <think>, then <tool_call> or <response>, each on lines of their own")
+
+
+def response_from(text: str, start: int) -> str:
+    """What stands in the response block that opens with a newline at `start` and closes the text."""
+    return text[start + len("\n<response>") : -len("</response>")]
+
+
+def gold_call(call: PredictedCall) -> ToolCall:
+    """A call that is fit to be gold; raise `FormatError` when its name or parameters are of another type."""
+    if not isinstance(call.name, str) or not isinstance(call.arguments, dict):
+        raise FormatError('a call needs a "name" string and a "parameters" object')
+    return ToolCall(call.name, call.arguments)
 
 
 def parse_call_lines(block: str, *, blank_lines: bool = True) -> list[PredictedCall]:

@@ -81,9 +81,7 @@ class StopOnInterrupt(TrainerCallback):
         """Take over the interrupt signal."""
         self._previous = signal.signal(signal.SIGINT, self._interrupt)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop when Ctrl-C was pressed during the step."""
         if self.interrupted:
             control.should_save = True

@@ -79,5 +79,5 @@ class GrpoConfig(TrainingConfig):
         super().__post_init__()
         if self.num_generations < 2 or self.batch_size % self.num_generations:
             raise ConfigError(
-                f"--batch-size {self.batch_size} must be a multiple of --num-generations {self.num_generations} (2 or more)"
+                f"--batch-size {self.batch_size} must be a multiple of --num-generations {self.num_generations}, at least 2"
             )

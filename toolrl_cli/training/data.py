@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolrl_cli.errors import DataError
-from toolrl_cli.formats import TextFormat
+from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.errors import ConfigError
-from toolrl_cli.formats import TextFormat
+from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Json, expect

@@ -37,7 +37,14 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         shares = supports_shared_prefix(self.accelerator.unwrap_model(model)) and not self.args.gradient_checkpointing
         if not shares or compute_aux_loss or any(value is not None for value in modalities.values()):
             return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **modalities
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **modalities,
             )
         rows = batch_size or len(input_ids)
         with self.accelerator.autocast():
