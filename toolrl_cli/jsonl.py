@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
-
-import jsonlines
 
 from toolrl_cli.errors import DataError, SetupError
 
@@ -66,6 +63,8 @@ def read_lines(path: Path) -> Iterator[Line]:
     Raises:
         DataError: the file is missing, unreadable or not UTF-8.
     """
+    import jsonlines
+
     with open_text(path) as stream:
         for number, text in enumerate(stream, start=1):
             if not text.strip():
@@ -199,6 +198,8 @@ def open_atomic(path: Path) -> Iterator[IO[str]]:
     if path == STDIO:
         yield sys.stdout
         return
+    import tempfile
+
     make_folder(path.parent)
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -6,18 +6,21 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from toolrl_cli.benches.stats import Interval, bootstrap_difference
 from toolrl_cli.errors import SetupError
 from toolrl_cli.evaluation import RESULTS, EvalConfig, Summary, evaluate
-from toolrl_cli.jsonl import make_folder, read_records, write_json
+from toolrl_cli.jsonl import read_json, read_records, write_json
+from toolrl_cli.manifest import Manifest, open_output
 from toolrl_cli.prepare import PrepareConfig, prepare_examples
 from toolrl_cli.records import Json, expect
 from toolrl_cli.training.config import GrpoConfig, SftConfig, TrainingConfig
 
+T = TypeVar("T")
 MODEL = "smollm2-135m"
 STAGES = ("raw", "sft", "grpo")
 STAGE_TITLES = {"raw": "raw model", "sft": "after SFT", "grpo": "after GRPO"}
@@ -77,9 +80,26 @@ class Report:
         ]
         return f"{n} held-out examples, mean [95% interval]", columns, rows
 
+    def text(self) -> str:
+        """What the table leaves out: the gain, the curve, the time, and the commands for each step by hand."""
+        return "\n".join(
+            [
+                f"total reward, GRPO minus SFT, paired: {show_interval(self.gain)}",
+                f"reward curve: {self.picture}",
+                f"wall time: {sum(self.seconds.values()) / 60:.1f} min",
+                "",
+                "each step by hand:",
+                *(f"  {command}" for command in self.commands),
+            ]
+        )
+
 
 def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
-    """The configuration of every step, from prepare to the last evaluation."""
+    """The configuration of every step, from prepare to the last evaluation.
+
+    Raises:
+        SetupError: the sample data is not there.
+    """
     samples = find_samples()
     train, held_out = folder / "examples.jsonl", folder / "heldout.jsonl"
     shared: dict[str, Any] = {"seed": seed, "resume": resume}
@@ -128,7 +148,9 @@ def plan_evals(
     )
 
 
-def run_quickstart(folder: Path, say: Say, counter: Counter, *, seed: int = 0, resume: bool = False) -> Report:
+def run_quickstart(
+    folder: Path, say: Say, counter: Counter, *, seed: int = 0, resume: bool = False, overwrite: bool = False
+) -> Report:
     """Run prepare, baseline, SFT, GRPO and the evaluations between them.
 
     Args:
@@ -137,8 +159,11 @@ def run_quickstart(folder: Path, say: Say, counter: Counter, *, seed: int = 0, r
         counter: opens a progress display for an evaluation.
         seed: of every random choice.
         resume: continue after the finished steps of an interrupted run.
+        overwrite: replace an earlier quickstart.
 
     Raises:
+        ConfigError: the folder is not empty.
+        SetupError: the model or the BFCL wheel cannot be had.
         KeyboardInterrupt: Ctrl-C; finished steps are kept.
     """
     from toolrl_cli.report.plots import plot_rewards
@@ -146,43 +171,44 @@ def run_quickstart(folder: Path, say: Say, counter: Counter, *, seed: int = 0, r
     from toolrl_cli.training.sft import train_sft
 
     recipe = plan_recipe(folder, seed=seed, resume=resume)
-    make_folder(folder)
-    clock = Clock(say)
+    manifest = Manifest.create("quickstart", {"model": MODEL}, seed=seed, format="toolrl", hashes={}, parent=MODEL)
+    open_output(folder, manifest, resume=resume, overwrite=overwrite)
+    clock = Clock(say, folder / "seconds.json")
     for config in recipe.prepare:
-        clock.run(f"prepare {config.output.name}", lambda config=config: prepare_examples(config))
+        clock.run(f"prepare {config.output.name}", partial(prepare_examples, config))
+    trainings = {"sft": partial(train_sft, recipe.sft), "grpo": partial(train_grpo, recipe.grpo)}
     examples, bfcl = {}, {}
-    trainings: dict[str, Callable[[], object]] = {
-        "raw": lambda: None,
-        "sft": lambda: train_sft(recipe.sft),
-        "grpo": lambda: train_grpo(recipe.grpo),
-    }
     for stage in STAGES:
-        if stage != "raw":
+        if stage in trainings:
             clock.run(f"train {stage}", trainings[stage])
         on_examples, on_bfcl = recipe.evals[stage]
-        examples[stage] = clock.run(f"evaluate {stage}", lambda c=on_examples: watch(c, counter))
-        bfcl[stage] = clock.run(f"bfcl {stage}", lambda c=on_bfcl: watch(c, counter))
+        examples[stage] = clock.run(f"evaluate {stage} on held-out examples", partial(watch, on_examples, counter))
+        bfcl[stage] = clock.run(f"evaluate {stage} on BFCL", partial(watch, on_bfcl, counter))
     picture = folder / "reward.png"
     plot_rewards(recipe.grpo.output / "metrics.jsonl", picture)
     report = Report(examples, bfcl, measure_gain(recipe, seed), clock.seconds, picture, command_lines(recipe))
     write_json(folder / "report.json", report.to_json())
+    replace(manifest, finished=True).write(folder)
     return report
 
 
 class Clock:
-    """Runs steps, says what begins, and keeps how long each took, in seconds."""
+    """Runs steps, says what begins, and keeps on disk how many seconds each took, also over a resume."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Say, path: Path) -> None:
         self._say = say
-        self.seconds: dict[str, float] = {}
+        self._path = path
+        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
 
-    def run(self, name: str, step: Callable[[], Any]) -> Any:
+    def run(self, name: str, step: Callable[[], T]) -> T:
         """Run one step and return what it returns."""
         self._say(name)
         start = time.perf_counter()
-        result = step()
-        self.seconds[name] = round(time.perf_counter() - start, 1)
-        return result
+        try:
+            return step()
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 1)
+            write_json(self._path, self.seconds)
 
 
 def watch(config: EvalConfig, counter: Counter) -> Summary:

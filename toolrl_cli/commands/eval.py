@@ -49,9 +49,8 @@ def evaluate(
     )  # fmt: skip
     if dry_run:
         return console.print_record("plan", asdict(evaluation.plan(settings)), as_json=as_json)
-    with console.progress_bar() as bar:
-        task = bar.add_task("grading", total=None, note="")
-        summary = evaluation.evaluate(settings, progress=lambda n, total: bar.update(task, completed=n, total=total))
+    with console.progress_counter("grading") as progress:
+        summary = evaluation.evaluate(settings, progress=progress)
     if as_json:
         return console.print_json(summary.to_json())
     for table in evaluation.summary_tables(summary):

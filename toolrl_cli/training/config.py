@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from toolrl_cli.errors import ConfigError
-from toolrl_cli.records import Json
+
+if TYPE_CHECKING:
+    from toolrl_cli.records import Json
 
 RUN_FIELDS = ("output", "seed", "save_steps", "resume", "overwrite", "dry_run")
 
@@ -79,5 +81,5 @@ class GrpoConfig(TrainingConfig):
         super().__post_init__()
         if self.num_generations < 2 or self.batch_size % self.num_generations:
             raise ConfigError(
-                f"--batch-size {self.batch_size} must be a multiple of --num-generations {self.num_generations}, at least 2"
+                f"--num-generations {self.num_generations}: must be 2 or more and divide --batch-size {self.batch_size}"
             )

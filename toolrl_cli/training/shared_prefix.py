@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    LogProbabilities = tuple[Tensor, Tensor | None, Tensor | None]
+
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
     """TRL's trainer with a shared prefix in generation and in the log-probabilities, where that applies."""
@@ -33,19 +35,14 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
         **modalities: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        shares = supports_shared_prefix(self.accelerator.unwrap_model(model)) and not self.args.gradient_checkpointing
-        if not shares or compute_aux_loss or any(value is not None for value in modalities.values()):
-            return super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size,
-                compute_entropy,
-                compute_aux_loss,
-                **modalities,
+    ) -> LogProbabilities:
+        given = any(value is not None for value in modalities.values())
+        if not self._shares_prefix() or self.args.gradient_checkpointing or compute_aux_loss or given:
+            options = (logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
+            stock: LogProbabilities = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, *options, **modalities
             )
+            return stock
         rows = batch_size or len(input_ids)
         with self.accelerator.autocast():
             chunks = [
@@ -56,9 +53,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         return logps, entropies if compute_entropy else None, None
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
-        model = self.accelerator.unwrap_model(self.model)
-        if self.use_vllm or self.use_transformers_continuous_batching or not supports_shared_prefix(model):
+        if self.use_vllm or self.use_transformers_continuous_batching or not self._shares_prefix():
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        model = self.accelerator.unwrap_model(self.model)
         stock = model.generate
 
         def generate(input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
@@ -70,6 +67,12 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         finally:
             del model.generate
+
+    def _shares_prefix(self) -> bool:
+        """Data-parallel wrappers expect one forward a backward, so sharing is for one process."""
+        return self.accelerator.distributed_type == "NO" and supports_shared_prefix(
+            self.accelerator.unwrap_model(self.model)
+        )
 
 
 def supports_shared_prefix(model: PreTrainedModel) -> bool:

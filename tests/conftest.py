@@ -1,0 +1,148 @@
+"""A tiny random model with a real tokenizer, and a few literal examples, made once a session."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+TIMER = {
+    "type": "function",
+    "function": {
+        "name": "timer",
+        "description": "Rings after some minutes.",
+        "parameters": {"type": "object", "properties": {"minutes": {"type": "integer"}}, "required": ["minutes"]},
+    },
+}
+
+
+def example(id: str, question: str, target: dict[str, Any], tools: Sequence[dict[str, Any]] = (WEATHER,)) -> Any:
+    """A line of examples.jsonl."""
+    messages = [{"role": "user", "content": question}]
+    return {"id": id, "source": "test", "tools": list(tools), "messages": messages, "target": target}
+
+
+def call(name: str, **arguments: object) -> dict[str, Any]:
+    """A target that calls one tool."""
+    return {"thought": f"I need {name}.", "tool_calls": [{"name": name, "arguments": arguments}], "response": None}
+
+
+EXAMPLES = (
+    example("oslo", "How is Oslo?", call("weather", city="Oslo")),
+    example("tea", "Tea in 4 minutes.", call("timer", minutes=4), (WEATHER, TIMER)),
+    example("cook", "Cook for me.", {"thought": "No tool cooks.", "tool_calls": [], "response": "I cannot cook."}),
+    example("rome", "And Rome, naïve friend?", call("weather", city="Rome")),
+    example("egg", "An egg, 6 minutes.", call("timer", minutes=6), (TIMER,)),
+    example("lima", "Lima, please.", call("weather", city="Lima")),
+)
+
+
+def write_lines(path: Path, rows: Sequence[object]) -> Path:
+    """Write rows as JSONL and return the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSONL file, every line of it complete."""
+    text = path.read_text("utf-8")
+    assert text == "" or text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def examples_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of six examples."""
+    return write_lines(tmp_path_factory.mktemp("data") / "examples.jsonl", EXAMPLES)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Llama of two layers and a byte-level tokenizer that can spell any text."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            **ids,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+def build_tokenizer() -> Any:
+    """A byte-level BPE tokenizer with ChatML, trained on the prompts of the examples."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from toolrl_cli.formats import find_format
+    from toolrl_cli.records import Example
+
+    text_format = find_format("toolrl")
+    examples = [Example.from_json(raw) for raw in EXAMPLES]
+    texts = [m["content"] for e in examples for m in text_format.render_prompt(e.tools, e.messages)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=800,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    fast.chat_template = CHATML
+    return fast
+
+
+@pytest.fixture(scope="session")
+def toolrl() -> Cli:
+    """Runs the command line in a process of its own, away from any hub, and returns what became of it."""
+
+    def run(*words: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "toolrl_cli", *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"} | environment,
+            timeout=300,
+        )
+
+    return run
