@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
+
+# Before torch is imported: one thread serves a tiny model best, and no test may meet a model hub.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+InProcess = Callable[..., Result]
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -125,7 +133,10 @@ def build_tokenizer() -> Any:
     )
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
     )
     fast.chat_template = CHATML
     return fast
@@ -133,16 +144,90 @@ def build_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def toolrl() -> Cli:
-    """Runs the command line in a process of its own, away from any hub, and returns what became of it."""
+    """Runs the command line in a process of its own and returns what became of it."""
 
     def run(*words: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "toolrl_cli", *map(str, words)]
         return subprocess.run(
-            [sys.executable, "-m", "toolrl_cli", *map(str, words)],
-            capture_output=True,
-            text=True,
-            cwd=cwd,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"} | environment,
-            timeout=300,
+            command, capture_output=True, text=True, cwd=cwd, env=os.environ | environment, timeout=300
         )
 
     return run
+
+
+@pytest.fixture
+def cli() -> InProcess:
+    """Runs the command line in this process: for the many cases that end before a training begins."""
+
+    def run(*words: object) -> Result:
+        from toolrl_cli.cli import app
+
+        return CliRunner().invoke(app, [str(word) for word in words], prog_name="toolrl")
+
+    return run
+
+
+def refusal(result: Result | subprocess.CompletedProcess[str]) -> str:
+    """The one line on stderr of a command that exits with 1 and prints no result."""
+    status = result.exit_code if isinstance(result, Result) else result.returncode
+    lines = result.stderr.splitlines()
+    assert (status, result.stdout, len(lines)) == (1, "", 1), result.stderr
+    return lines[0].removeprefix("toolrl: ")
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A working folder in which commands ran: their outputs below `runs/`, and what each printed."""
+
+    folder: Path
+    printed: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, toolrl: Cli, tiny_model: Path) -> Place:
+    """`toolrl sft`, then `toolrl grpo` on its run, as a user runs them."""
+    folder = tmp_path_factory.mktemp("work")
+    write_lines(folder / "ex.jsonl", EXAMPLES)
+    sft = ["sft", "ex.jsonl", "--model", tiny_model, "-o", "runs/sft", "--max-steps", 3, "--batch-size", 4]
+    grpo = ["grpo", "ex.jsonl", "--model", "runs/sft", "-o", "runs/grpo", "--reward", "fine-grained", "--max-steps", 2]
+    grpo += ["--num-generations", 2, "--batch-size", 4, "--micro-batch-size", 4, "--max-completion-length", 16]
+    printed = {}
+    for command in (sft, grpo):
+        done = toolrl(*command, "--json", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        printed[str(command[0])] = {"stdout": json.loads(done.stdout), "stderr": done.stderr.splitlines()}
+    return Place(folder, printed)
+
+
+def change_trainer(monkeypatch: pytest.MonkeyPatch, command: str, change: Callable[[Any], None]) -> None:
+    """Let a test look at, or add a callback to, the trainer that a command builds."""
+
+    from toolrl_cli.training.run import run_training
+
+    def run(name: str, config: Any, text_format: Any, hashes: Any, build: Callable[[Any], Any]) -> Any:
+        def build_changed(materials: Any) -> Any:
+            trainer = build(materials)
+            change(trainer)
+            return trainer
+
+        return run_training(name, config, text_format, hashes, build_changed)
+
+    monkeypatch.setattr(f"toolrl_cli.training.{command}.run_training", run)
+
+
+def interrupt_at(steps: list[int]) -> Any:
+    """A callback that presses Ctrl-C while each of the steps runs."""
+    from transformers import TrainerCallback
+
+    class Press(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step + 1 in steps:
+                steps.remove(state.global_step + 1)
+                signal.raise_signal(signal.SIGINT)
+
+    return Press()

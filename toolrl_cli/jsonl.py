@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,14 +34,14 @@ def load_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def dump_json(value: object) -> str:
-    """One line of JSON; text stays readable unless it cannot be UTF-8 (lone surrogates)."""
-    line = json.dumps(value, ensure_ascii=False)
+def dump_json(value: object, indent: int | None = None) -> str:
+    """JSON, one line unless indented; text stays readable unless it cannot be UTF-8 (lone surrogates)."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
-        line.encode()
+        text.encode()
     except UnicodeEncodeError:
-        return json.dumps(value)
-    return line
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, object]:
@@ -97,10 +96,11 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing, unreadable or no JSON.
     """
     with open_text(path) as stream:
-        try:
-            return load_json(stream.read())
-        except ValueError as error:
-            raise DataError(f"{path}: not JSON ({error})") from error
+        text = stream.read()
+    try:
+        return load_json(text)
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from error
 
 
 def write_records(path: Path, records: Iterable[object]) -> int:
@@ -122,11 +122,11 @@ def write_records(path: Path, records: Iterable[object]) -> int:
 def write_json(path: Path, value: object) -> None:
     """Write one indented JSON value; the file appears only when it is whole."""
     with open_atomic(path) as stream:
-        stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        stream.write(dump_json(value, indent=2) + "\n")
 
 
 class RecordLog:
-    """An append-only JSONL file: each record is on disk once `append` returns.
+    """An append-only JSONL file: each record survives the process once `append` returns.
 
     A line that a killed process left half-written is cut off on opening.
     """
@@ -175,11 +175,8 @@ def open_text(path: Path) -> Iterator[IO[str]]:
         DataError: the file is missing, unreadable or not UTF-8.
     """
     try:
-        if path == STDIO:
-            yield sys.stdin
-        else:
-            with path.open(encoding="utf-8-sig") as stream:
-                yield stream
+        with open(0 if path == STDIO else path, encoding="utf-8-sig", closefd=path != STDIO) as stream:
+            yield stream
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
@@ -193,13 +190,16 @@ def open_atomic(path: Path) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that replaces `path` only when the block ends well; `-` is standard output.
 
     Raises:
-        SetupError: the folder cannot be written.
+        SetupError: the folder cannot be written, or something else than a file is in the way.
     """
     if path == STDIO:
-        yield sys.stdout
+        with open(1, "w", encoding="utf-8", closefd=False) as stream:
+            yield stream
         return
     import tempfile
 
+    if path.exists() and not path.is_file():
+        raise SetupError(f"{path}: not a file; choose another output")
     make_folder(path.parent)
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -210,15 +210,17 @@ def open_atomic(path: Path) -> Iterator[IO[str]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        Path(name).chmod(0o666 & ~current_umask())
+        Path(name).chmod(permissions(path))
         Path(name).replace(path)
     except BaseException:
-        Path(name).unlink()
+        Path(name).unlink(missing_ok=True)
         raise
 
 
-def current_umask() -> int:
-    """The process's file mode mask (reading it means setting it twice)."""
-    mask = os.umask(0)
+def permissions(path: Path) -> int:
+    """The permission bits of a file; if it does not exist yet, those the umask leaves a new one."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)  # the only way to read it is to set it
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask

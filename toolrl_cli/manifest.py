@@ -13,7 +13,7 @@ from typing import Any
 
 from toolrl_cli import __version__
 from toolrl_cli.errors import ConfigError, DataError
-from toolrl_cli.jsonl import flatten, make_folder, read_json, write_json
+from toolrl_cli.jsonl import dump_json, flatten, load_json, make_folder, read_json, write_json
 from toolrl_cli.records import Json
 
 FILE_NAME = "manifest.json"
@@ -86,6 +86,7 @@ def check_output(folder: Path, manifest: Manifest, *, resume: bool = False, over
 
     Raises:
         ConfigError: the folder is not empty, or what is resumed was made with another configuration.
+        DataError: its `manifest.json` is not ours.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; choose a folder")
@@ -93,8 +94,8 @@ def check_output(folder: Path, manifest: Manifest, *, resume: bool = False, over
         return False
     if not (folder / FILE_NAME).exists():
         raise ConfigError(f"{folder}: not empty and not a toolrl output; choose another folder")
+    earlier = read_manifest(folder)
     if resume:
-        earlier = read_manifest(folder)
         refuse_difference(folder, earlier, manifest)
         return earlier.finished
     if not overwrite:
@@ -104,7 +105,7 @@ def check_output(folder: Path, manifest: Manifest, *, resume: bool = False, over
 
 def refuse_difference(folder: Path, earlier: Manifest, now: Manifest) -> None:
     """Raise `ConfigError` that names the first thing in which a resumed run would differ."""
-    before, after = (flatten(asdict(m)) for m in (earlier, now))
+    before, after = (flatten(load_json(dump_json(asdict(m)))) for m in (earlier, now))
     for name in sorted(before.keys() | after.keys()):
         decisive = name.split(".")[0] in ("command", "config", "seed", "format", "hashes")
         if decisive and before.get(name) != after.get(name):

@@ -32,6 +32,9 @@ Counter = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 class Recipe:
     """Every step's configuration, all below one output folder."""
 
+    folder: Path
+    seed: int
+    resume: bool
     prepare: tuple[PrepareConfig, PrepareConfig]
     sft: SftConfig
     grpo: GrpoConfig
@@ -127,6 +130,9 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
     )
     models = {"raw": MODEL, "sft": str(sft.output), "grpo": str(grpo.output)}
     return Recipe(
+        folder=folder,
+        seed=seed,
+        resume=resume,
         prepare=(
             PrepareConfig(inputs=tuple(sorted(samples.glob("*.jsonl"))), output=train, overwrite=True),
             PrepareConfig(inputs=(samples / "heldout" / "heldout.jsonl",), output=held_out, overwrite=True),
@@ -148,17 +154,13 @@ def plan_evals(
     )
 
 
-def run_quickstart(
-    folder: Path, say: Say, counter: Counter, *, seed: int = 0, resume: bool = False, overwrite: bool = False
-) -> Report:
+def run_recipe(recipe: Recipe, say: Say, counter: Counter, *, overwrite: bool = False) -> Report:
     """Run prepare, baseline, SFT, GRPO and the evaluations between them.
 
     Args:
-        folder: where everything goes.
+        recipe: what to do.
         say: told what begins.
         counter: opens a progress display for an evaluation.
-        seed: of every random choice.
-        resume: continue after the finished steps of an interrupted run.
         overwrite: replace an earlier quickstart.
 
     Raises:
@@ -170,9 +172,9 @@ def run_quickstart(
     from toolrl_cli.training.grpo import train_grpo
     from toolrl_cli.training.sft import train_sft
 
-    recipe = plan_recipe(folder, seed=seed, resume=resume)
-    manifest = Manifest.create("quickstart", {"model": MODEL}, seed=seed, format="toolrl", hashes={}, parent=MODEL)
-    open_output(folder, manifest, resume=resume, overwrite=overwrite)
+    folder = recipe.folder
+    manifest = Manifest.create("quickstart", {}, seed=recipe.seed, format="toolrl", hashes={}, parent=MODEL)
+    open_output(folder, manifest, resume=recipe.resume, overwrite=overwrite)
     clock = Clock(say, folder / "seconds.json")
     for config in recipe.prepare:
         clock.run(f"prepare {config.output.name}", partial(prepare_examples, config))
@@ -184,9 +186,8 @@ def run_quickstart(
         on_examples, on_bfcl = recipe.evals[stage]
         examples[stage] = clock.run(f"evaluate {stage} on held-out examples", partial(watch, on_examples, counter))
         bfcl[stage] = clock.run(f"evaluate {stage} on BFCL", partial(watch, on_bfcl, counter))
-    picture = folder / "reward.png"
-    plot_rewards(recipe.grpo.output / "metrics.jsonl", picture)
-    report = Report(examples, bfcl, measure_gain(recipe, seed), clock.seconds, picture, command_lines(recipe))
+    plot_rewards(recipe.grpo.output / "metrics.jsonl", folder / "reward.png")
+    report = Report(examples, bfcl, measure_gain(recipe), clock.seconds, folder / "reward.png", command_lines(recipe))
     write_json(folder / "report.json", report.to_json())
     replace(manifest, finished=True).write(folder)
     return report
@@ -217,10 +218,10 @@ def watch(config: EvalConfig, counter: Counter) -> Summary:
         return evaluate(config, progress=progress)
 
 
-def measure_gain(recipe: Recipe, seed: int) -> Interval:
+def measure_gain(recipe: Recipe) -> Interval:
     """The paired difference in total reward between GRPO and SFT, with its bootstrap interval."""
     before, after = (read_totals(recipe.evals[stage][0].output / RESULTS) for stage in ("sft", "grpo"))
-    return bootstrap_difference([before[id] for id in after], list(after.values()), seed=seed)
+    return bootstrap_difference([before[id] for id in after], list(after.values()), seed=recipe.seed)
 
 
 def read_totals(path: Path) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import ConfigError, first_line
 
 C = TypeVar("C")
 
@@ -19,23 +19,53 @@ def load_config(ctx: typer.Context, path: Path | None) -> None:
     """Take option values from a YAML file; what stands on the command line wins.
 
     Raises:
-        ConfigError: the file is missing or no mapping, or names an option the command has not.
+        ConfigError: the file is no mapping, names an option the command has not, or a value is of another type.
+        DataError: the file is missing or unreadable.
     """
     if path is None:
         return
-    import yaml
-
-    try:
-        values: Any = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold a mapping of option names to values")
-    known = {opt.lstrip("-"): param.name for param in ctx.command.params for opt in (*param.opts, param.name or "")}
-    for name in values:
+    params = [param for param in ctx.command.params if param.expose_value]
+    known = {opt.lstrip("-"): param for param in params for opt in (*param.opts, param.name or "")}
+    found: dict[str, Any] = {}
+    for name, value in read_mapping(path).items():
         if name not in known:
             raise ConfigError(f"{path}: no option {name!r} in toolrl {ctx.info_name}{nearest(str(name), list(known))}")
-    ctx.default_map = {str(known[name]): value for name, value in values.items()}
+        param = known[name]
+        found[str(param.name)] = spell(value, param)
+        try:
+            param.process_value(ctx, found[str(param.name)])
+        except typer.BadParameter as error:
+            raise ConfigError(f"{path}: {name}: {error.message}") from error
+    ctx.default_map = found
+
+
+def read_mapping(path: Path) -> dict[object, Any]:
+    """The mapping that a YAML file holds; raise `ConfigError` when it is none."""
+    import yaml
+
+    from toolrl_cli.jsonl import open_text
+
+    try:
+        with open_text(path) as stream:
+            values = yaml.safe_load(stream)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else path
+        raise ConfigError(f"{where}: not YAML ({getattr(error, 'problem', None) or first_line(error)})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold a mapping of option names to values")
+    return values
+
+
+def spell(value: Any, param: Any) -> Any:
+    """A YAML value as the command line spells it, so that both are read alike: text, or a list of texts."""
+    if value is not None and (getattr(param, "multiple", False) or param.nargs == -1):
+        if isinstance(value, dict):
+            import json
+
+            return [f"{key}={json.dumps(item)}" for key, item in value.items()]
+        return [str(item) for item in (value if isinstance(value, list) else [value])]
+    return str(value) if isinstance(value, (bool, int, float)) and not getattr(param, "is_flag", False) else value
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -118,24 +148,26 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a setting has no `=`.
     """
-    import yaml
-
     values = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {setting}: must read key=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        values[key] = as_number(value) if isinstance(value, str) else value
+        values[key] = parse_value(text)
     return values
 
 
-def as_number(text: str) -> float | str:
-    """A number where Python reads one: YAML 1.1 takes `1e-6` for text."""
+def parse_value(text: str) -> Any:
+    """YAML as a JSON value; what JSON has not (a date) stays text, and `1e-6`, text in YAML 1.1, is a number."""
+    import yaml
+
     try:
-        return float(text)
-    except ValueError:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
         return text
+    if not isinstance(value, str):
+        return value if value is None or isinstance(value, (bool, int, float, list, dict)) else text
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -1,7 +1,5 @@
 """`toolrl quickstart`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +21,10 @@ def quickstart(
 ) -> None:
     """Run the whole pipeline on sample data with a small real model, ending in a before/after table."""
     from toolrl_cli import console
-    from toolrl_cli.quickstart import run_quickstart
+    from toolrl_cli.quickstart import plan_recipe, run_recipe
 
-    report = run_quickstart(
-        output, console.log, console.progress_counter, seed=seed, resume=resume, overwrite=overwrite
-    )
+    recipe = plan_recipe(output, seed=seed, resume=resume)
+    report = run_recipe(recipe, console.log, console.progress_counter, overwrite=overwrite)
     if as_json:
         return console.print_json(report.to_json())
     console.print_table(*report.table())

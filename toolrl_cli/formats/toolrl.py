@@ -16,9 +16,9 @@ from importlib.resources import files
 
 import jinja2
 
-from toolrl_cli.errors import FormatError
+from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.jsonl import load_json
-from toolrl_cli.records import Json, PredictedCall, Target, ToolCall
+from toolrl_cli.records import Json, PredictedCall, Target, ToolCall, expect_optional_text
 
 OPEN_CALLS, CLOSE_CALLS = "<tool_call>", "</tool_call>"
 HISTORY_HEADING = "**History**"
@@ -40,17 +40,21 @@ class ToolrlFormat:
     def render_prompt(self, tools: Sequence[Json], messages: Sequence[Json]) -> list[Json]:
         """A system message with the tools and the rules, and one user message with the history."""
         system = self._template.render(tools=[describe_tool(tool["function"]) for tool in tools])
-        own = [message["content"] for message in messages if message["role"] == "system" and message["content"]]
+        own = [message["content"] for message in messages if message["role"] == "system" and message.get("content")]
         return [
             {"role": "system", "content": "\n\n".join([system, *own])},
             {"role": "user", "content": self.render_history(messages)},
         ]
 
     def render_history(self, messages: Sequence[Json]) -> str:
-        """The dialogue so far under its heading; a tool's result follows its call without a blank line."""
+        """The dialogue so far under its heading; a tool's result follows its call without a blank line.
+
+        Raises:
+            DataError: a role is unknown or a content is no text.
+        """
         text = HISTORY_HEADING
         for message in messages:
-            role, content = message["role"], message.get("content") or ""
+            role, content = message["role"], expect_optional_text(message, "content") or ""
             if role == "user":
                 between = "\n" if text == HISTORY_HEADING else "\n\n"
                 text += f"{between}<user> {content} </user>"
@@ -58,10 +62,16 @@ class ToolrlFormat:
                 text += f"\n<obs> {content} </obs>"
             elif role == "assistant":
                 text += "\n\n" + self.render_target(target_of(message))
+            elif role != "system":
+                raise DataError(f"unknown role {role!r}; choose from system, user, assistant and tool")
         return text
 
     def render_target(self, target: Target) -> str:
-        """The gold completion; a missing thought becomes a short stock sentence, since the format wants one."""
+        """The gold completion; a missing thought becomes a short stock sentence, since the format wants one.
+
+        `parse_target` reads the same target back, unless the thought holds `</think>` right before a
+        line that opens a block: then the format itself cannot say where the thought ends.
+        """
         stock = CALL_THOUGHT if target.tool_calls else REPLY_THOUGHT
         parts = [f"<think> {stock if target.thought is None else target.thought} </think>"]
         if target.tool_calls:
@@ -164,10 +174,13 @@ def target_of(message: Json) -> Target:
 def describe_tool(function: Json) -> Json:
     """What the template shows of a tool: `name`, `description`, and `parameters` as one line of JSON."""
     schema = function.get("parameters") or {}
-    properties = schema.get("properties", {}) if schema.get("type") == "object" else schema
-    optional = [name for name in properties if name not in schema.get("required", [])]
+    if schema.get("type") == "object":
+        properties, required = schema.get("properties") or {}, schema.get("required") or []
+        optional = [name for name in properties if name not in required]
+    else:
+        properties, optional = schema, []
     parameters = json.dumps(properties, ensure_ascii=False)
-    if optional and schema.get("type") == "object":
+    if optional:
         parameters += f" (optional: {', '.join(optional)})"
     return {"name": function["name"], "description": function.get("description") or "", "parameters": parameters}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import ConfigError, first_line
 from toolrl_cli.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -20,15 +20,30 @@ def build_arguments(kind: type[_BaseConfig], config: TrainingConfig, own: dict[s
         ConfigError: an override is no field of the class, or the class refuses a value.
     """
     known = [field.name for field in fields(kind) if field.init]
-    for name in config.overrides:
+    hints = get_type_hints(kind)
+    for name, value in config.overrides.items():
+        if name == "output_dir":
+            raise ConfigError("--set output_dir: the run folder is what --output names")
         if name not in known:
             close = get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(f"--set {name}: no argument of trl.{kind.__name__}{hint}")
+        if isinstance(value, str) and not takes_text(hints[name]):
+            raise ConfigError(f"--set {name}={value}: trl.{kind.__name__} wants {show_type(hints[name])}")
     try:
         return kind(**shared_arguments(config) | own | config.overrides)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"trl.{kind.__name__} refuses these arguments: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"trl.{kind.__name__} refuses these arguments: {first_line(error)}") from error
+
+
+def takes_text(hint: Any) -> bool:
+    """Whether a string may stand where this type is wanted."""
+    return str in (hint, *get_args(hint))
+
+
+def show_type(hint: Any) -> str:
+    """A type as a person writes it: `float`, `int | None`."""
+    return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
 def shared_arguments(config: TrainingConfig) -> dict[str, Any]:
@@ -44,8 +59,6 @@ def shared_arguments(config: TrainingConfig) -> dict[str, Any]:
         "learning_rate": config.learning_rate,
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.05,
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": config.save_steps,

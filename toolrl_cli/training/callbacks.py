@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -37,11 +36,11 @@ class MetricsLog(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """A bar over the optimizer steps with the latest reward and loss."""
+    """A bar over the optimizer steps with the latest reward and loss; `closing` takes it away."""
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, closing: ExitStack) -> None:
         self._description = description
-        self._closing = ExitStack()
+        self._closing = closing
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -61,37 +60,28 @@ class Progress(TrainerCallback):
         if self._bar.disable and note:
             log(f"{self._description}: step {state.global_step}/{state.max_steps}  {note}")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Take the bar away."""
-        self._closing.close()
-
 
 class StopOnInterrupt(TrainerCallback):
-    """Turns the first Ctrl-C into a checkpoint at the end of the step; a second one stops at once."""
+    """Turns the first Ctrl-C into a checkpoint at the end of the step; a second one stops at once.
 
-    def __init__(self) -> None:
+    `closing` gives the signal back.
+    """
+
+    def __init__(self, closing: ExitStack) -> None:
         self.interrupted = False
-        self._previous: Callable[[int, FrameType | None], Any] | int | None = None
+        self._closing = closing
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take over the interrupt signal."""
-        self._previous = signal.signal(signal.SIGINT, self._interrupt)
+        self._closing.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._interrupt))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop when Ctrl-C was pressed during the step."""
         if self.interrupted:
             control.should_save = True
             control.should_training_stop = True
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Give the signal back."""
-        signal.signal(signal.SIGINT, self._previous)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         log("finishing this step and saving it; press Ctrl-C again to stop at once")

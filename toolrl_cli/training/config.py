@@ -11,6 +11,7 @@ from toolrl_cli.errors import ConfigError
 if TYPE_CHECKING:
     from toolrl_cli.records import Json
 
+MAY_BE_ZERO = ("seed", "beta")
 RUN_FIELDS = ("output", "seed", "save_steps", "resume", "overwrite", "dry_run")
 
 
@@ -23,7 +24,7 @@ class TrainingConfig:
     output: Annotated[Path, "Run folder to write."]
     tuning: Annotated[Literal["lora", "full"], "Train a LoRA adapter, or all weights."] = "lora"
     lora_rank: Annotated[int, "Rank of a new LoRA adapter, on all linear layers."] = 16
-    learning_rate: Annotated[float, "Peak learning rate (cosine schedule)."]
+    learning_rate: Annotated[float, "Learning rate."]
     batch_size: Annotated[int, "Completions in one optimizer step."]
     micro_batch_size: Annotated[int, "Completions in one forward pass; lower it when memory runs out."] = 8
     epochs: Annotated[float, "Passes over the data."] = 1.0
@@ -41,9 +42,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Refuse what no run can be made of; raise `ConfigError`."""
         for name, value in asdict(self).items():
-            countless = isinstance(value, bool) or not isinstance(value, int | float) or name in ("seed", "beta")
-            if not countless and not value > 0:
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: must be above 0")
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if not (value >= 0 if name in MAY_BE_ZERO else value > 0):
+                lowest = "0 or more" if name in MAY_BE_ZERO else "above 0"
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: must be {lowest}")
         if self.batch_size % min(self.micro_batch_size, self.batch_size):
             raise ConfigError(
                 f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
@@ -68,7 +71,7 @@ class SftConfig(TrainingConfig):
 class GrpoConfig(TrainingConfig):
     """GRPO; a step takes `batch_size / num_generations` prompts."""
 
-    learning_rate: Annotated[float, "Peak learning rate (cosine schedule)."] = 1e-5
+    learning_rate: Annotated[float, "Learning rate (constant)."] = 1e-5
     batch_size: Annotated[int, "Completions in one optimizer step, over all its prompts."] = 32
     reward: Annotated[str, "Reward to train under."] = "fine-grained"
     num_generations: Annotated[int, "Completions for each prompt: the group."] = 8

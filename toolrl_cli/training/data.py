@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.errors import DataError
 from toolrl_cli.formats.base import TextFormat
@@ -14,14 +14,23 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def read_examples(path: Path, limit: int | None = None) -> list[Example]:
+def read_examples(path: Path, text_format: TextFormat, limit: int | None = None) -> list[Example]:
     """The examples of a file, the first `limit` of them.
 
     Raises:
-        DataError: the file is missing, malformed or empty.
+        DataError: the file is missing, malformed or empty, or the format cannot render a line of it.
     """
+
+    def parse(raw: object) -> Example:
+        example = Example.from_json(raw)
+        try:
+            text_format.render_prompt(example.tools, example.messages)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"tools or messages are malformed ({error!r}); run toolrl prepare first") from error
+        return example
+
     examples: list[Example] = []
-    for example in read_records(path, Example.from_json):
+    for example in read_records(path, parse):
         examples.append(example)
         if len(examples) == limit:
             break
@@ -30,19 +39,30 @@ def read_examples(path: Path, limit: int | None = None) -> list[Example]:
     return examples
 
 
-def sft_dataset(examples: list[Example], text_format: TextFormat) -> Dataset:
-    """Columns `prompt` (messages) and `completion` (one assistant message), one row an example."""
+def sft_dataset(examples: list[Example], text_format: TextFormat, tokenizer: Any) -> Dataset:
+    """Columns `input_ids` and `completion_mask` (1 on the target and the end of its turn), one row an example.
+
+    The target follows the very tokens that GRPO and evaluation prompt with. Rendered as an assistant
+    message it would lose its thought, or parts of it, to the chat template of a reasoning model.
+    """
     from datasets import Dataset
 
-    return Dataset.from_list(
-        [
-            {
-                "prompt": text_format.render_prompt(example.tools, example.messages),
-                "completion": [{"role": "assistant", "content": text_format.render_target(example.target)}],
-            }
-            for example in examples
-        ]
-    )
+    end = end_of_turn(tokenizer)
+    rows = []
+    for example in examples:
+        messages = text_format.render_prompt(example.tools, example.messages)
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        text = text_format.render_target(example.target) + end
+        target = tokenizer(text, add_special_tokens=False)["input_ids"]
+        rows.append({"input_ids": prompt + target, "completion_mask": [0] * len(prompt) + [1] * len(target)})
+    return Dataset.from_list(rows)
+
+
+def end_of_turn(tokenizer: Any) -> str:
+    """What the chat template writes after an assistant's text, where generation is to stop."""
+    dialogue = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    end: str = tokenizer.apply_chat_template(dialogue, tokenize=False).rpartition("answer")[2]
+    return end if end.strip() else f"{tokenizer.eos_token or ''}{end}"
 
 
 def grpo_dataset(examples: list[Example], text_format: TextFormat) -> Dataset:

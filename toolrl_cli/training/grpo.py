@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from toolrl_cli.errors import DataError
 from toolrl_cli.formats import find_format
 from toolrl_cli.rewards import find_reward
 from toolrl_cli.training.arguments import build_arguments
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import grpo_dataset, read_examples
+from toolrl_cli.training.models import quiet_libraries
 from toolrl_cli.training.reward_functions import BatchScorer
 from toolrl_cli.training.run import COMPLETIONS_FILE, Materials, RunSummary, run_training
 
@@ -28,10 +30,15 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
 
     from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
 
+    quiet_libraries()
     reward = find_reward(config.reward)
     text_format = find_format("toolrl")
-    examples = read_examples(config.data, config.limit)
+    examples = read_examples(config.data, text_format, config.limit)
+    prompts = config.batch_size // config.num_generations
+    if len(examples) < prompts:
+        raise DataError(f"{config.data}: {len(examples)} examples, but a step takes {prompts}; lower --batch-size")
     own = {
+        "lr_scheduler_type": "constant",
         "num_generations": config.num_generations,
         "max_completion_length": config.max_completion_length,
         "temperature": config.temperature,

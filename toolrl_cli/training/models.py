@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolrl_cli import downloads
-from toolrl_cli.errors import ConfigError, DataError, SetupError
+from toolrl_cli.errors import ConfigError, DataError, SetupError, first_line
 from toolrl_cli.jsonl import read_json
 from toolrl_cli.manifest import FILE_NAME, Manifest, hash_file, read_manifest
+from toolrl_cli.records import expect
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -88,13 +89,22 @@ def resolve_folder(path: Path) -> ModelSource:
     if manifest and not manifest.finished:
         raise DataError(f"{path}: this run is not finished; continue it with --resume")
     if (path / "adapter_config.json").exists():
-        recorded = read_json(path / "adapter_config.json")["base_model_name_or_path"]
-        base_name = str(manifest.config["base_model"]) if manifest else str(recorded)
-        base = resolve_model(base_name)
-        return ModelSource(base.base, base_name, path, manifest)
+        base_name = name_base(path, manifest)
+        return ModelSource(resolve_model(base_name).base, base_name, path, manifest)
     if (path / "config.json").exists():
         return ModelSource(path, str(path.resolve()), None, manifest)
     raise DataError(f"{path}: holds no model (no config.json and no adapter_config.json)")
+
+
+def name_base(path: Path, manifest: Manifest | None) -> str:
+    """The recorded name of an adapter's base; raise `DataError` when there is none, or it is an adapter too."""
+    adapter = expect(read_json(path / "adapter_config.json"), dict, f"{path}: adapter_config.json")
+    name = (manifest.config if manifest else {}).get("base_model") or adapter.get("base_model_name_or_path")
+    if not isinstance(name, str):
+        raise DataError(f"{path}: adapter_config.json names no base model")
+    if (Path(name) / "adapter_config.json").exists():
+        raise DataError(f"{path}: its base {name} is an adapter too; merge that one first")
+    return name
 
 
 def resolve_alias(alias: Alias) -> Path:
@@ -116,8 +126,9 @@ def download_snapshot(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=WEIGHT_FILES, etag_timeout=5))
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise SetupError(f"{hub_id}: cannot be had from the Hub ({reason}); give a local folder instead") from error
+        raise SetupError(
+            f"{hub_id}: cannot be had from the Hub ({first_line(error)}); give a local folder instead"
+        ) from error
 
 
 def convert_gguf(path: Path) -> Path:
@@ -134,8 +145,8 @@ def convert_gguf(path: Path) -> Path:
         made = Path(temporary) / "model"
         try:
             save_dequantized(path, made)
-        except (ValueError, KeyError, OSError, RuntimeError) as error:
-            raise SetupError(f"{path}: transformers cannot read this GGUF file ({error})") from error
+        except Exception as error:  # the reader takes the file's word for every offset and count
+            raise SetupError(f"{path}: transformers cannot read this GGUF file ({first_line(error)})") from error
         downloads.publish(made, folder)
     return folder
 
@@ -171,8 +182,8 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     folder = source.adapter if source.adapter and (source.adapter / "tokenizer_config.json").exists() else source.base
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise SetupError(f"{folder}: its tokenizer cannot be loaded ({error})") from error
+    except Exception as error:  # the tokenizers library raises bare ones on a broken file
+        raise SetupError(f"{folder}: its tokenizer cannot be loaded ({first_line(error)})") from error
     if not tokenizer.chat_template:
         raise SetupError(f"{folder}: its tokenizer has no chat template; use an instruction-tuned model")
     if tokenizer.pad_token is None:
@@ -190,18 +201,22 @@ def load_model(source: ModelSource, *, trainable: bool = False) -> PreTrainedMod
         SetupError: the weights cannot be loaded.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
-        model = AutoModelForCausalLM.from_pretrained(source.base, dtype=dtype).to(device)
+        model, found = AutoModelForCausalLM.from_pretrained(source.base, dtype=dtype, output_loading_info=True)
+        if found["missing_keys"]:
+            raise ValueError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} first")
+        model = model.to(device)
         if source.adapter:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, source.adapter, is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SetupError(f"{source.adapter or source.base}: cannot be loaded ({error})") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise SetupError(f"{source.adapter or source.base}: cannot be loaded ({first_line(error)})") from error
     return model
 
 

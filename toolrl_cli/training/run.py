@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import ConfigError, SetupError, ToolrlError, first_line
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
@@ -15,13 +17,17 @@ from toolrl_cli.records import Json, expect
 from toolrl_cli.training.callbacks import MetricsLog, Progress, StopOnInterrupt, rewind_log
 from toolrl_cli.training.compat import score_labelled_positions_only
 from toolrl_cli.training.config import TrainingConfig
-from toolrl_cli.training.models import ModelSource, load_model, load_tokenizer, quiet_libraries, resolve_model
+from toolrl_cli.training.models import ModelSource, load_model, load_tokenizer, resolve_model
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import Trainer, TrainerState
 
 METRICS_FILE = "metrics.jsonl"
 COMPLETIONS_FILE = "completions.jsonl"
+FULL_BELOW = 1 << 20
+"""Bytes; no checkpoint is smaller."""
+STATE_FILE = "trainer_state.json"
+STATE_FILES = (STATE_FILE, "optimizer.*", "scheduler.*", "rng_state*")
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,12 @@ def run_training(
 
     Raises:
         ConfigError: an input is also the output, or the output folder is refused.
+        SetupError: the model cannot be loaded, or the disk is full.
         KeyboardInterrupt: Ctrl-C; the finished steps are saved and `resume` continues after them.
     """
-    quiet_libraries()
     score_labelled_positions_only()
     source = resolve_model(config.model)
-    refuse_output_over_input(config)
+    refuse_output_over_input(config, source)
     manifest = describe_run(command, config, source, text_format, hashes)
     if check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite):
         return summarize_run(config.output)
@@ -78,37 +84,82 @@ def run_training(
         return RunSummary(config.output, manifest, {})
     materials = load_materials(config, source)
     open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
-    trainer = build_trainer(materials)
-    train(command, trainer, config.output)
-    trainer.save_model(str(config.output))
-    materials.tokenizer.save_pretrained(config.output)
-    replace(manifest, finished=True).write(config.output)
+    trainer = construct(build_trainer, materials, config)
+    with full_disk_named(config.output):
+        train(command, trainer, config.output)
+        materials.tokenizer.save_pretrained(config.output)
+        replace(manifest, finished=True).write(config.output)
     return summarize_run(config.output)
 
 
 def summarize_run(folder: Path) -> RunSummary:
     """What a run folder says of itself; raise `DataError` when it is none."""
-    metrics = list(read_records(folder / METRICS_FILE, lambda record: expect(record, dict, "metrics")))
+    path = folder / METRICS_FILE
+    metrics = list(read_records(path, lambda record: expect(record, dict, "metrics"))) if path.exists() else []
     return RunSummary(folder, read_manifest(folder), metrics[-1] if metrics else {})
 
 
-def train(command: str, trainer: Trainer, output: Path) -> None:
-    """Run the trainer from its last checkpoint, if it has one; raise `KeyboardInterrupt` after a Ctrl-C."""
-    from transformers import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
+def construct(build_trainer: Callable[[Materials], Trainer], materials: Materials, config: TrainingConfig) -> Trainer:
+    """Build the trainer; when it refuses, leave no folder of a run that never began.
 
-    checkpoints = output / "checkpoints"
-    checkpoint = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    Raises:
+        ConfigError: the trainer refuses an argument or the data.
+        DataError: the data leaves nothing to learn.
+    """
+    try:
+        return build_trainer(materials)
+    except (ToolrlError, ValueError, TypeError) as error:
+        if not config.resume:
+            shutil.rmtree(config.output)
+        if isinstance(error, ToolrlError):
+            raise
+        raise ConfigError(f"trl refuses these arguments or this data: {first_line(error)}") from error
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Turn a failure on a full disk into `SetupError`: torch and safetensors say something else, each its own way."""
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(folder).free < FULL_BELOW:
+            raise SetupError(f"{folder}: the disk is full; make room and continue with --resume") from error
+        raise
+
+
+def train(command: str, trainer: Trainer, output: Path) -> None:
+    """Train from the last checkpoint, if there is one, and save; raise `KeyboardInterrupt` after a Ctrl-C."""
+    from transformers import PrinterCallback, TrainerState
+
+    states = read_checkpoints(output / "checkpoints")
+    checkpoint = max(states, key=lambda path: states[path].global_step, default=None)
+    state = states[checkpoint] if checkpoint else TrainerState()
     for name in (METRICS_FILE, COMPLETIONS_FILE):
-        rewind_log(output / name, step)
-    stop = StopOnInterrupt()
+        rewind_log(output / name, state.global_step)
+    if checkpoint and state.global_step >= state.max_steps:
+        # The trainer would take one more step from here.
+        shutil.copytree(checkpoint, output, ignore=shutil.ignore_patterns(*STATE_FILES), dirs_exist_ok=True)
+        return
     trainer.remove_callback(PrinterCallback)
-    for callback in (MetricsLog(output / METRICS_FILE), Progress(command), stop):
-        trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if stop.interrupted:
+    with ExitStack() as closing:
+        stop = StopOnInterrupt(closing)
+        for callback in (MetricsLog(output / METRICS_FILE), Progress(command, closing), stop):
+            trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stop.interrupted and trainer.state.global_step < trainer.state.max_steps:
         raise KeyboardInterrupt
+    trainer.save_model(str(output))
+
+
+def read_checkpoints(folder: Path) -> dict[Path, TrainerState]:
+    """The state of each checkpoint that was saved whole; the trainer writes the state last."""
+    from transformers import TrainerState
+
+    states = {}
+    for path in folder.glob(f"checkpoint-*/{STATE_FILE}"):
+        with suppress(ValueError):
+            states[path.parent] = TrainerState.load_from_json(str(path))
+    return states
 
 
 def describe_run(
@@ -143,9 +194,9 @@ def load_materials(config: TrainingConfig, source: ModelSource) -> Materials:
     return Materials(load_model(source, trainable=True), load_tokenizer(source), peft_config)
 
 
-def refuse_output_over_input(config: TrainingConfig) -> None:
-    """Raise `ConfigError` when overwriting the output would delete the data or the model."""
+def refuse_output_over_input(config: TrainingConfig, source: ModelSource) -> None:
+    """Raise `ConfigError` when overwriting the output would delete the data, the model or its base."""
     output = config.output.resolve()
-    for given in (config.data, Path(config.model)):
-        if given.exists() and (given.resolve() == output or output in given.resolve().parents):
+    for given in (config.data, Path(config.model), source.base, source.adapter):
+        if given and given.exists() and (given.resolve() == output or output in given.resolve().parents):
             raise ConfigError(f"{config.output}: the output folder holds the input {given}; choose another output")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from toolrl_cli.console import log
+from toolrl_cli.errors import DataError
 from toolrl_cli.formats import find_format
 from toolrl_cli.training.arguments import build_arguments
 from toolrl_cli.training.config import SftConfig
 from toolrl_cli.training.data import read_examples, sft_dataset
+from toolrl_cli.training.models import quiet_libraries
 from toolrl_cli.training.run import Materials, RunSummary, run_training
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import Trainer
 
 
@@ -24,18 +28,31 @@ def train_sft(config: SftConfig) -> RunSummary:
     """
     from trl import SFTConfig, SFTTrainer
 
+    quiet_libraries()
     text_format = find_format("toolrl")
-    examples = read_examples(config.data, config.limit)
-    own = {"max_length": config.max_length, "completion_only_loss": True}
+    examples = read_examples(config.data, text_format, config.limit)
+    own = {"lr_scheduler_type": "cosine", "max_length": config.max_length, "completion_only_loss": True}
     arguments = build_arguments(SFTConfig, config, own)
 
     def build_trainer(materials: Materials) -> Trainer:
+        dataset = sft_dataset(examples, text_format, materials.tokenizer)
+        report_lengths(dataset, config)
         return SFTTrainer(
             materials.model,
             arguments,
-            train_dataset=sft_dataset(examples, text_format),
+            train_dataset=dataset,
             processing_class=materials.tokenizer,
             peft_config=materials.peft_config,
         )
 
     return run_training("sft", config, text_format, {}, build_trainer)
+
+
+def report_lengths(dataset: Dataset, config: SftConfig) -> None:
+    """Log how many examples are cut off; raise `DataError` when no target token would be left to learn."""
+    cut = sum(len(ids) > config.max_length for ids in dataset["input_ids"])
+    lost = sum(1 not in mask[: config.max_length] for mask in dataset["completion_mask"])
+    if lost == len(dataset):
+        raise DataError(f"{config.data}: every prompt fills --max-length {config.max_length}; raise it")
+    if cut:
+        log(f"sft: --max-length {config.max_length} cuts off {cut} of {len(dataset)} examples, {lost} of them wholly")

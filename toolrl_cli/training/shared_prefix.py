@@ -9,10 +9,12 @@ of stock TRL up to the order of floating-point sums.
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 from trl import GRPOTrainer
 
 if TYPE_CHECKING:
@@ -49,11 +51,12 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 completion_logps(model, ids, mask, logits_to_keep)
                 for ids, mask in zip(input_ids.split(rows), attention_mask.split(rows), strict=True)
             ]
-        logps, entropies = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        return logps, entropies if compute_entropy else None, None
+        logps, entropies = zip(*chunks, strict=True)
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
-        if self.use_vllm or self.use_transformers_continuous_batching or not self._shares_prefix():
+        own_cache = self.use_vllm or self.use_transformers_continuous_batching or self.args.cache_implementation
+        if own_cache or not self._shares_prefix():
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
         stock = model.generate
@@ -77,9 +80,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
 def supports_shared_prefix(model: PreTrainedModel) -> bool:
     """Whether every layer keeps all keys and values of the prefix: no sliding window, no recurrent state."""
-    config = causal_model(model).config.get_text_config()
-    layer_types = getattr(config, "layer_types", None) or ["full_attention"]
-    return set(layer_types) == {"full_attention"} and getattr(config, "sliding_window", None) is None
+    inner = causal_model(model)
+    inputs = signature(inner.base_model.forward).parameters.keys()
+    layers = DynamicCache(config=inner.config).layers
+    return {"past_key_values", "position_ids"} <= inputs and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def causal_model(model: Any) -> PreTrainedModel:
@@ -126,7 +130,9 @@ def prefill(model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> DynamicCache
     return cache
 
 
-def completion_logps(model: Any, input_ids: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
+def completion_logps(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, length: int
+) -> tuple[Tensor, Tensor | None]:
     """Log-probability and entropy of each completion token.
 
     Args:
@@ -135,7 +141,7 @@ def completion_logps(model: Any, input_ids: Tensor, attention_mask: Tensor, leng
         attention_mask: the same shape, 0 on padding.
         length: completion positions at the end of each row.
 
-    Returns: two tensors (rows, length), 0 on padding.
+    Returns: two tensors (rows, length), 0 on padding; no entropy where the head computes none.
     """
     split = input_ids.size(1) - length
     cache = prefill(model, input_ids[:, :split], attention_mask[:, :split])

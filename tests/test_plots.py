@@ -1,0 +1,50 @@
+"""The curves of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Place, write_lines
+
+from toolrl_cli.errors import DataError
+from toolrl_cli.report.plots import plot_rewards, reward_curves
+
+ROWS: list[dict[str, Any]] = [
+    {"step": 1, "reward": -2.0, "rewards/format/mean": 0.5, "rewards/format/std": 0.1, "rewards/length/mean": None},
+    {"step": 2, "reward": None, "rewards/format/mean": 0.75, "loss": 3.0},
+    {"step": 4, "reward": 1.0},
+]
+
+
+def test_curves_hold_the_total_and_each_part_where_they_have_a_value() -> None:
+    assert reward_curves(ROWS) == {"total": [(1, -2.0), (4, 1.0)], "format": [(1, 0.5), (2, 0.75)]}
+
+
+def test_a_run_becomes_a_picture(trained: Place, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    plot_rewards(trained.folder / "runs/grpo/metrics.jsonl", tmp_path / "reward.png")
+    assert imread(tmp_path / "reward.png").shape == (600, 1050, 4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([], ": holds no reward; is this a grpo run?"),
+        ([{"step": 1, "loss": 3.0}], ": holds no reward; is this a grpo run?"),
+        ([[1]], ":1: metrics must be an object, not a list"),
+    ],
+)
+def test_metrics_without_a_reward_are_refused(rows: list[object], why: str, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "metrics.jsonl", rows)
+    with pytest.raises(DataError) as refused:
+        plot_rewards(path, tmp_path / "reward.png")
+    assert str(refused.value) == f"{path}{why}"
+    assert not (tmp_path / "reward.png").exists()
+
+
+def test_missing_metrics_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.jsonl: no such file"):
+        plot_rewards(tmp_path / "none.jsonl", tmp_path / "reward.png")

@@ -1,0 +1,156 @@
+"""Options of sft and grpo: their bounds, YAML, `--set`, and what a dry run tells."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import InProcess, refusal, snapshot
+
+from toolrl_cli.commands.options import parse_settings
+from toolrl_cli.errors import ConfigError
+from toolrl_cli.training.arguments import build_arguments
+from toolrl_cli.training.config import GrpoConfig, SftConfig
+
+SFT: dict[str, Any] = {"data": Path("ex.jsonl"), "model": "tiny", "output": Path("run")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "why"),
+    [
+        (SftConfig, {"learning_rate": 0.0}, "--learning-rate 0.0: must be above 0"),
+        (SftConfig, {"learning_rate": float("nan")}, "--learning-rate nan: must be above 0"),
+        (SftConfig, {"limit": 0}, "--limit 0: must be above 0"),
+        (SftConfig, {"max_steps": -3}, "--max-steps -3: must be above 0"),
+        (SftConfig, {"epochs": -0.5}, "--epochs -0.5: must be above 0"),
+        (SftConfig, {"seed": -1}, "--seed -1: must be 0 or more"),
+        (SftConfig, {"batch_size": 12}, "--batch-size 12 must be a multiple of --micro-batch-size 8"),
+        (GrpoConfig, {"beta": -0.1}, "--beta -0.1: must be 0 or more"),
+        (GrpoConfig, {"num_generations": 1}, "--num-generations 1: must be 2 or more and divide --batch-size 32"),
+        (GrpoConfig, {"num_generations": 5}, "--num-generations 5: must be 2 or more and divide --batch-size 32"),
+    ],
+)
+def test_impossible_options_are_refused(kind: type[SftConfig | GrpoConfig], options: Any, why: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        kind(**SFT, **options)
+    assert str(refused.value) == why
+
+
+def test_zero_is_a_seed_and_a_weight() -> None:
+    config = GrpoConfig(**SFT, seed=0, beta=0.0)
+    assert (config.seed, config.beta) == (0, 0.0)
+
+
+def test_the_manifest_records_what_decides_the_result() -> None:
+    assert SftConfig(**SFT, save_steps=5, seed=3, overrides={"weight_decay": 0.1}).recorded() == {
+        "data": "ex.jsonl",
+        "model": "tiny",
+        "tuning": "lora",
+        "lora_rank": 16,
+        "learning_rate": 2e-4,
+        "batch_size": 16,
+        "micro_batch_size": 8,
+        "epochs": 1.0,
+        "max_steps": None,
+        "limit": None,
+        "overrides": {"weight_decay": 0.1},
+        "max_length": 2048,
+    }
+
+
+def test_settings_are_read_as_yaml_and_numbers_as_python_reads_them() -> None:
+    settings = ["a=1", "b=1e-6", "c=true", "d=text", "e=[1, 2]", "f={k: 1}", "g=x=y", "h=", "i=: bad: yaml"]
+    assert parse_settings(settings) == {
+        "a": 1,
+        "b": 1e-6,
+        "c": True,
+        "d": "text",
+        "e": [1, 2],
+        "f": {"k": 1},
+        "g": "x=y",
+        "h": None,
+        "i": ": bad: yaml",
+    }
+
+
+@pytest.mark.parametrize("setting", ["weight_decay", "=1", ""])
+def test_a_setting_needs_a_key_and_a_value(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--set .*: must read key=value$"):
+        parse_settings([setting])
+
+
+def test_arguments_take_the_options_and_the_overrides_win() -> None:
+    from trl import GRPOConfig
+
+    config = GrpoConfig(**SFT, batch_size=16, max_steps=7, seed=5, overrides={"weight_decay": 0.5, "max_steps": 9})
+    made = build_arguments(GRPOConfig, config, {"num_generations": 4, "beta": 0.25})
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "max_steps", "seed")
+    assert [getattr(made, name) for name in names] == [8, 2, 0.5, 9, 5]
+    assert (made.num_generations, made.beta, made.output_dir) == (4, 0.25, "run/checkpoints")
+    assert made.report_to == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        ({"max_lenght": 3}, "--set max_lenght: no argument of trl.SFTConfig; did you mean max_length?"),
+        ({"output_dir": "x"}, "--set output_dir: the run folder is what --output names"),
+        ({"qqqq": 3}, "--set qqqq: no argument of trl.SFTConfig"),
+        ({"weight_decay": "much"}, "--set weight_decay=much: trl.SFTConfig wants float"),
+        ({"bf16": "maybe"}, "--set bf16=maybe: trl.SFTConfig wants bool | None"),
+        ({"optim": "no-such"}, "trl.SFTConfig refuses these arguments: no-such is not a valid OptimizerNames"),
+    ],
+)
+def test_arguments_that_trl_cannot_take_are_refused(overrides: dict[str, Any], why: str) -> None:
+    from trl import SFTConfig
+
+    with pytest.raises(ConfigError) as refused:
+        build_arguments(SFTConfig, SftConfig(**SFT, overrides=overrides), {})
+    assert str(refused.value).startswith(why)
+
+
+@pytest.mark.parametrize(("command", "config"), [("sft", SftConfig), ("grpo", GrpoConfig)])
+def test_help_shows_each_option_with_its_text(cli: InProcess, command: str, config: type) -> None:
+    shown = " ".join(cli(command, "--help").stdout.split())
+    for option in fields(config):
+        name = {"data": "data", "overrides": "--set"}.get(option.name, f"--{option.name.replace('_', '-')}")
+        assert name in shown
+
+
+def test_yaml_gives_options_and_the_command_line_wins(
+    cli: InProcess, tmp_path: Path, examples_file: Path, tiny_model: Path
+) -> None:
+    settings = tmp_path / "run.yaml"
+    settings.write_text(f"model: {tiny_model}\nlearning-rate: 0.5\nmax_steps: 7\nset: [weight_decay=0.1]\nlimit: 2\n")
+    output = tmp_path / "run"
+    words = ("sft", examples_file, "-o", output, "--config", settings, "--max-steps", 2, "--dry-run", "--json")
+    done = cli(*words)
+    assert (done.exit_code, done.stderr) == (0, "")
+    plan = json.loads(done.stdout)
+    assert (plan["output"], plan["finished"], plan["metrics"]) == (str(output), False, {})
+    config = plan["config"]
+    assert [config[name] for name in ("learning_rate", "max_steps", "limit")] == [0.5, 2, 2]
+    assert config["overrides"] == {"weight_decay": 0.1}
+    assert config["base_model"] == str(tiny_model)
+    assert snapshot(tmp_path) == {"run.yaml": settings.read_bytes()}
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("lerning_rate: 1", "no option 'lerning_rate' in toolrl sft; did you mean 'learning_rate'?"),
+        ("zzz: 1", "no option 'zzz' in toolrl sft"),
+        ("- a\n- b", "must hold a mapping of option names to values"),
+    ],
+)
+def test_a_yaml_file_that_does_not_fit_is_refused(
+    cli: InProcess, tmp_path: Path, examples_file: Path, text: str, why: str
+) -> None:
+    settings = tmp_path / "run.yaml"
+    settings.write_text(text)
+    line = refusal(cli("sft", examples_file, "--model", "m", "-o", tmp_path / "run", "--config", settings))
+    assert line.startswith(f"{settings}: {why}")
