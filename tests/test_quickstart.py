@@ -45,7 +45,7 @@ def test_the_shown_commands_do_just_what_the_quickstart_does(tmp_path: Path, mon
     for config in recipe.prepare:
         shown = captured("toolrl_cli.prepare.prepare_examples", next(lines), monkeypatch)
         assert shown == replace(config, overwrite=False)
-    expected = {
+    expected: dict[str, list[Any]] = {
         "toolrl_cli.evaluation.evaluate": [config for configs in recipe.evals.values() for config in configs],
         "toolrl_cli.training.sft.train_sft": [recipe.sft],
         "toolrl_cli.training.grpo.train_grpo": [recipe.grpo],

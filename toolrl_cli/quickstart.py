@@ -112,20 +112,21 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         output=folder / "sft",
         learning_rate=1e-3,
         batch_size=8,
-        max_steps=24,
-        save_steps=8,
+        micro_batch_size=4,
+        max_steps=20,
+        save_steps=5,
         **shared,
     )
     grpo = GrpoConfig(
         data=train,
         model=str(sft.output),
         output=folder / "grpo",
-        learning_rate=2e-4,
+        learning_rate=6e-4,
         batch_size=32,
-        micro_batch_size=32,
-        max_completion_length=96,
-        max_steps=20,
-        save_steps=5,
+        micro_batch_size=16,
+        max_completion_length=80,
+        max_steps=12,
+        save_steps=3,
         **shared,
     )
     models = {"raw": MODEL, "sft": str(sft.output), "grpo": str(grpo.output)}
@@ -147,9 +148,9 @@ def plan_evals(
     folder: Path, stage: str, model: str, held_out: Path, shared: dict[str, Any]
 ) -> tuple[EvalConfig, EvalConfig]:
     """The two evaluations of a stage."""
-    common = {"model": model, "max_new_tokens": 96, "batch_size": 32, **shared}
+    common = {"model": model, "max_new_tokens": 80, "batch_size": 32, **shared}
     return (
-        EvalConfig(bench="examples", output=folder / f"eval-{stage}", data=held_out, **common),
+        EvalConfig(bench="examples", output=folder / f"eval-{stage}", data=held_out, limit=64, **common),
         EvalConfig(bench="bfcl", output=folder / f"bfcl-{stage}", categories=("simple_python",), limit=10, **common),
     )
 
