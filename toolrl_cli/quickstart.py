@@ -113,7 +113,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         learning_rate=1e-3,
         batch_size=8,
         micro_batch_size=4,
-        max_steps=20,
+        max_steps=10,
         save_steps=5,
         **shared,
     )
@@ -121,12 +121,12 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         data=train,
         model=str(sft.output),
         output=folder / "grpo",
-        learning_rate=6e-4,
+        learning_rate=1e-3,
         batch_size=32,
         micro_batch_size=16,
         max_completion_length=80,
-        max_steps=12,
-        save_steps=3,
+        max_steps=14,
+        save_steps=2,
         **shared,
     )
     models = {"raw": MODEL, "sft": str(sft.output), "grpo": str(grpo.output)}
@@ -148,7 +148,7 @@ def plan_evals(
     folder: Path, stage: str, model: str, held_out: Path, shared: dict[str, Any]
 ) -> tuple[EvalConfig, EvalConfig]:
     """The two evaluations of a stage."""
-    common = {"model": model, "max_new_tokens": 80, "batch_size": 32, **shared}
+    common = {"model": model, "max_new_tokens": 96, "batch_size": 32, **shared}
     return (
         EvalConfig(bench="examples", output=folder / f"eval-{stage}", data=held_out, limit=64, **common),
         EvalConfig(bench="bfcl", output=folder / f"bfcl-{stage}", categories=("simple_python",), limit=10, **common),
