@@ -135,6 +135,30 @@ class TestUsage:
         assert all(f"\n  {command} " in done.stderr for command in COMMANDS)
 
 
+def test_whether_a_path_can_be_read_is_never_a_usage_error() -> None:
+    """Typer would end with status 2 where the commands say in one line what is wrong."""
+    params: list[tuple[str, Any]] = [
+        (name, param) for name, command in typer.main.get_group(app).commands.items() for param in command.params
+    ]
+    paths = [
+        (name, param.name, param.type_descriptor.parameter_info.readable)
+        for name, param in params
+        if "Path" in str(param.type_descriptor.annotation)
+    ]
+    assert len(paths) >= 15
+    assert [path for path in paths if path[2]] == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
+@pytest.mark.parametrize("words", ["score {}", "prepare {} -o -", "prepare - -o - --config {}"])
+def test_a_file_that_cannot_be_read(words: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}\n")
+    path.chmod(0)
+    done = toolrl(*words.format(path).split())
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"toolrl: {path}: permission denied\n")
+
+
 class TestErrors:
     def test_one_line_and_status_1(self) -> None:
         done = toolrl("score", "none.jsonl")
@@ -167,7 +191,7 @@ class TestErrors:
             (
                 ModuleNotFoundError("no", name="torch.nn"),
                 1,
-                "toolrl: torch is not installed; run: python -m pip install 'toolrl[train]'\n",
+                "toolrl: torch is not installed; run: python -m pip install -c constraints.txt -e '.[train]'\n",
             ),
             (
                 ImportError("no x in y", name="y"),
@@ -176,7 +200,7 @@ class TestErrors:
             ),
             (GateFailed("too low"), 3, "toolrl: too low\n"),
             (TrainingStopped("collapsed"), 4, "toolrl: collapsed\n"),
-            (KeyboardInterrupt(), 130, "interrupted; finished work is kept\n"),
+            (KeyboardInterrupt(), 130, "interrupted; what --resume can continue is kept\n"),
             (BrokenPipeError(32, "Broken pipe"), 1, ""),
             (typer.Exit(5), 5, ""),
         ],
@@ -221,7 +245,7 @@ class TestStreams:
             stream.flush()
             process.send_signal(signal.SIGINT)
             printed = process.communicate(timeout=60)
-        assert (process.returncode, printed) == (130, ("", "interrupted; finished work is kept\n"))
+        assert (process.returncode, printed) == (130, ("", "interrupted; what --resume can continue is kept\n"))
         assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
     @pytest.mark.parametrize(
@@ -364,7 +388,7 @@ class TestConfigFile:
 
     def test_it_gives_values_and_the_command_line_wins(self, run: Run, file: Path) -> None:
         file.write_text(
-            "data: in\noutput: out\nlearning-rate: 1e-3\nkind: large\nlimit: 5\ndry_run: true\njson: true\nset: [a=1]\n"
+            "data: in\noutput: out\nlearning-rate: 1e-3\nkind: large\nlimit: 5\ndry-run: true\njson: true\nset: [a=1]\n"
         )
         settings = Settings(
             data=Path("in"),
@@ -384,7 +408,7 @@ class TestConfigFile:
         ("text", "overrides"),
         [
             ("set: a=1", {"a": 1}),
-            ("overrides: [a=1, b=x]", {"a": 1, "b": "x"}),
+            ("set: [a=1, b=x]", {"a": 1, "b": "x"}),
             (
                 "set: {a: 1e-6, b: [1, 'é'], c: {d: null}, e: no}",
                 {"a": 1e-6, "b": [1, "é"], "c": {"d": None}, "e": False},
@@ -404,7 +428,10 @@ class TestConfigFile:
     @pytest.mark.parametrize(
         ("content", "why"),
         [
-            (b"learning_rte: 1\n", ": no option 'learning_rte' in toolrl make; did you mean 'learning_rate'?"),
+            (b"learning_rte: 1\n", ": no option 'learning_rte' in toolrl make; did you mean 'learning-rate'?"),
+            (b"dry_run: true\n", ": no option 'dry_run' in toolrl make; did you mean 'dry-run'?"),
+            (b"overrides: [a=1]\n", ": no option 'overrides' in toolrl make"),
+            (b"o: out\n", ": no option 'o' in toolrl make"),
             (b"zzz: 1\n", ": no option 'zzz' in toolrl make"),
             (b"config: other.yaml\n", ": no option 'config' in toolrl make"),
             (b"1: 2\n", ": no option 1 in toolrl make"),
@@ -420,7 +447,7 @@ class TestConfigFile:
             (b"- a\n", ": must hold a mapping of option names to values"),
             (None, ": no such file"),
         ],
-        ids=range(15),
+        ids=range(18),
     )
     def test_a_fault_is_one_line(self, file: Path, content: bytes | None, why: str, run: Run) -> None:
         if content is not None:
@@ -437,6 +464,10 @@ class TestConfigFile:
         )
         done = toolrl("prepare", "--config", tmp_path / "run.yaml", "--json")
         assert (done.returncode, json.loads(done.stdout)["examples"], done.stderr) == (0, 2, "")
+        for name in ("source", "as_json"):
+            (tmp_path / "bad.yaml").write_text(f"{name}: xlam\n")
+            done = toolrl("prepare", "--config", tmp_path / "bad.yaml")
+            assert (done.returncode, f"no option {name!r} in toolrl prepare" in done.stderr) == (1, True)
         (tmp_path / "bad.yaml").write_text("limti: 2\n")
         done = toolrl("prepare", "--config", tmp_path / "bad.yaml")
         assert (done.returncode, done.stdout) == (1, "")

@@ -92,8 +92,11 @@ class TestNewOutput:
         file.write_text("precious", "utf-8")
         for options in ({}, {"resume": True}, {"overwrite": True}):
             assert refused(file, **options) == f"{file}: is a file; choose a folder"
-        with pytest.raises(SetupError, match="cannot create this folder"):
+        with pytest.raises(SetupError) as error:
             open_output(file / "run", MANIFEST)
+        assert (
+            str(error.value) == f"{file / 'run'}: cannot create this folder ({file} is a file); choose another output"
+        )
         assert file.read_text("utf-8") == "precious"
 
     @pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])

@@ -135,7 +135,7 @@ class TestConvert:
         too_deep = '{"query": "q", "tools": ' + "[" * 100_000
         examples, summary = run(write(tmp_path / "h.jsonl", nan, deep, too_deep, GOOD))
         assert ids(examples) == ["xlam-h-4"]
-        assert summary["sources"]["xlam"]["reasons"] == {"not finite": 1, "nested too deeply": 1, "not JSON": 1}
+        assert summary["sources"]["xlam"]["reasons"] == {"not finite": 1, "nested too deeply": 2}
         assert [row["row"] for row in read(tmp_path / "out.rejects.jsonl")] == [f"{t}\n" for t in (nan, deep, too_deep)]
 
     def test_nan_in_an_array_is_rejected_with_its_text(self, tmp_path: Path) -> None:
@@ -146,9 +146,23 @@ class TestConvert:
         [rejected] = read(tmp_path / "out.rejects.jsonl")
         assert (rejected["line"], rejected["row"]) == (1, '{"query": "q", "tools": [], "answers": [], "x": NaN}')
 
-    def test_lone_surrogates_survive(self, tmp_path: Path) -> None:
-        [example], _ = run(write(tmp_path / "s.jsonl", {**GOOD, "query": "\ud800"}))
-        assert example["messages"] == [{"role": "user", "content": "\ud800"}]
+    def test_lone_surrogates_are_rejected_with_their_text(self, tmp_path: Path) -> None:
+        broken = {**GOOD, "query": "\ud800"}
+        rows = write(tmp_path / "s.jsonl", GOOD, broken, {**GOOD, "query": "\U0001f600"})
+        assert ids(run(rows)[0]) == ["xlam-s-1", "xlam-s-3"]
+        reason = "not Unicode text: lone surrogate '\\ud800'"
+        assert read(tmp_path / "out.rejects.jsonl") == [reject(rows, 2, reason, json.dumps(broken) + "\n")]
+
+    def test_a_number_too_long_to_decode_is_said_to_be_so(self, tmp_path: Path) -> None:
+        _, summary = run(write(tmp_path / "n.jsonl", GOOD, '{"query": ' + "9" * 5000 + "}"))
+        assert summary["sources"]["xlam"]["reasons"] == {"a number has over 4300 digits": 1}
+
+    def test_a_row_of_another_source_is_said_to_be_so(self, tmp_path: Path) -> None:
+        rows = write(tmp_path / "rows.jsonl", *[GOOD] * 20, CHAT)
+        _, summary = run(rows)
+        assert summary["sources"]["xlam"]["reasons"] == {"wrong shape": 1}
+        reason = "wrong shape: looks like openai; give the sources as separate files"
+        assert read(tmp_path / "out.rejects.jsonl") == [reject(rows, 21, reason, CHAT)]
 
     def test_bom_and_windows_line_ends_are_read(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.jsonl"
@@ -222,6 +236,27 @@ class TestRefusals:
             run(path)
         assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            ("{}", "unknown row format (keys: none); pass --from with one of examples, toolrl, xlam, openai"),
+            (json.dumps({"a": {}}, indent=1), "holds one JSON object; expected an array of rows, or one row a line"),
+            (json.dumps(GOOD, indent=1), "holds one JSON object; expected an array of rows, or one row a line"),
+        ],
+    )
+    def test_a_file_that_is_one_object(self, tmp_path: Path, content: str, why: str) -> None:
+        (tmp_path / "obj.json").write_text(content)
+        with pytest.raises(DataError) as error:
+            run(tmp_path / "obj.json")
+        assert str(error.value) == f"{tmp_path / 'obj.json'}: {why}"
+
+    def test_a_rejects_file_is_no_input(self, tmp_path: Path) -> None:
+        run(write(tmp_path / "rows.jsonl", GOOD, WRONG))
+        rejects = tmp_path / "out.rejects.jsonl"
+        with pytest.raises(DataError) as error:
+            prepare_examples(PrepareConfig(inputs=(rejects,), output=tmp_path / "again.jsonl"))
+        assert str(error.value) == f"{rejects}: is a rejects file of prepare; leave it out"
+
     def test_bytes_that_are_no_text_and_a_cut_off_array(self, tmp_path: Path) -> None:
         (tmp_path / "latin.jsonl").write_bytes(b'{"query": "\xe9"}\n')
         (tmp_path / "cut.json").write_text('[{"query": "a"}, {"que')
@@ -256,13 +291,28 @@ class TestRefusals:
 
     def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         rows = write(tmp_path / "rows.jsonl", GOOD)
-        with pytest.raises(SetupError, match="cannot create this folder"):
+        with pytest.raises(SetupError, match=r"rows\.jsonl/out\.jsonl: cannot create its folder"):
             prepare_examples(PrepareConfig(inputs=(rows,), output=rows / "out.jsonl"))
 
-    def test_an_input_may_be_replaced(self, tmp_path: Path) -> None:
-        rows = write(tmp_path / "rows.jsonl", GOOD, GOOD)
-        prepare_examples(PrepareConfig(inputs=(rows,), output=rows, overwrite=True))
-        assert ids(read(rows)) == ["xlam-rows-1", "xlam-rows-2"]
+    @pytest.mark.parametrize("paths", [{"output": "{rows}"}, {"output": "out", "rejects": "{rows}"}])
+    def test_an_input_is_never_replaced(self, tmp_path: Path, paths: dict[str, str]) -> None:
+        rows = write(tmp_path / "rows.jsonl", GOOD, WRONG)
+        before = rows.read_bytes()
+        (tmp_path / "link").symlink_to(rows)
+        for name in ("rows.jsonl", "link"):
+            told = {key: tmp_path / value.format(rows=name) for key, value in paths.items()}
+            config = PrepareConfig(inputs=(rows,), overwrite=True, **told)  # type: ignore[arg-type]
+            with pytest.raises(ConfigError) as error:
+                prepare_examples(config)
+            assert str(error.value) == f"{tmp_path / name}: is an input, and would be lost; choose another name"
+        assert rows.read_bytes() == before
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
+    def test_a_folder_that_cannot_be_written_is_named_with_the_output(self, tmp_path: Path) -> None:
+        rows = write(tmp_path / "rows.jsonl", WRONG, GOOD)
+        with pytest.raises(SetupError, match=r"^/proc/self/out\.jsonl: cannot write here"):
+            prepare_examples(PrepareConfig(inputs=(rows,), output=Path("/proc/self/out.jsonl")))
 
 
 def test_the_plan_names_sources_and_touches_nothing(tmp_path: Path) -> None:
@@ -284,8 +334,13 @@ class TestCommand:
     def test_a_table_and_an_exit_of_0_even_with_rejects(self, tmp_path: Path) -> None:
         write(tmp_path / "rows.jsonl", GOOD, WRONG)
         done = toolrl("rows.jsonl", "-o", "out.jsonl", cwd=tmp_path)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "sources.xlam.reasons.unknown argument" in done.stdout
+        assert (done.returncode, done.stderr) == (0, "1 of 2 rows rejected, see out.rejects.jsonl\n")
+        cells = [line.strip("│┃").split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+        assert [[cell.strip() for cell in row] for row in cells] == [
+            ["xlam", "2", "1", "1", "1"],
+            ["total", "2", "1", "1", "1"],
+        ]
+        assert done.stdout.splitlines()[-1] == "xlam: unknown argument  1"
         assert read(tmp_path / "out.jsonl") == [EXAMPLE]
         assert read(tmp_path / "out.rejects.jsonl")[0]["path"] == "rows.jsonl"
 
@@ -305,6 +360,13 @@ class TestCommand:
         assert (summary["rejected"], summary["rejects"]) == (1, None)
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_device_only_checks(self, tmp_path: Path) -> None:
+        write(tmp_path / "rows.jsonl", GOOD, WRONG)
+        done = toolrl("rows.jsonl", "-o", "/dev/null", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "1 of 2 rows rejected\n")
+        assert Path("/dev/null").is_char_device()
+        assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+
     def test_options_come_from_a_file_too(self, tmp_path: Path) -> None:
         write(tmp_path / "rows.jsonl", WRONG, GOOD, GOOD)
         (tmp_path / "run.yaml").write_text("on-invalid: keep\nlimit: 2\n")
@@ -322,8 +384,13 @@ class TestCommand:
         [
             (["gone.jsonl", "-o", "out.jsonl"], 1, "toolrl: gone.jsonl: no such file\n"),
             ([".", "-o", "out.jsonl"], 1, "toolrl: .: is a directory\n"),
-            (["rows.jsonl", "-o", "rows.jsonl"], 1, "toolrl: rows.jsonl: exists; add --overwrite"),
-            (["rows.jsonl", "-o", "rows.jsonl/out"], 1, "toolrl: rows.jsonl: cannot create this folder"),
+            (["rows.jsonl", "-o", "rows.jsonl"], 1, "toolrl: rows.jsonl: is an input, and would be lost"),
+            (
+                ["rows.jsonl", "-o", "rows.jsonl/out"],
+                1,
+                "toolrl: rows.jsonl/out: cannot create its folder (rows.jsonl is a file); choose another output\n",
+            ),
+            (["-", "-", "-o", "out.jsonl"], 1, "toolrl: - given twice; standard input can be read only once\n"),
             (["rows.jsonl", "-o", "out.jsonl", "--from", "xlan"], 1, "toolrl: unknown source 'xlan'; choose from"),
             (["rows.jsonl", "-o", "out.jsonl", "--from", "openai"], 1, "no row could be converted; first rows.jsonl:1"),
             (["rows.jsonl", "-o", "out.jsonl", "--on-invalid", "fix"], 2, "Invalid value for '--on-invalid'"),

@@ -100,8 +100,8 @@ def test_scored_rows_can_be_scored_again(tmp_path: Path) -> None:
 BAD_ROWS = [
     ("{", "not JSON; each line must hold one JSON value"),
     ('{"completion": "', "not JSON; each line must hold one JSON value"),
-    ("[" * 100_000, "not JSON; each line must hold one JSON value"),
-    ('{"completion": "x", "target": {}, "n": ' + "9" * 10_000 + "}", "not JSON; each line must hold one JSON value"),
+    ("[" * 100_000, "nested too deeply"),
+    ('{"completion": "x", "target": {}, "n": ' + "9" * 10_000 + "}", "a number has over 4300 digits"),
     ([EXACT], "row must be an object, not a list"),
     (None, "not JSON; each line must hold one JSON value"),
     (1.5, "row must be an object, not a number"),
@@ -193,6 +193,12 @@ def test_command_prints_a_table(tmp_path: Path) -> None:
         "0.0",
         "1",
     )
+    assert sorted(name for name in words if name.startswith("outcomes")) == [
+        "outcomes.exact",
+        "outcomes.no_call",
+        "outcomes.truncated",
+    ]
+    assert "reward_digest" not in words
     assert [row["score"]["length"] for row in read(tmp_path / "out.jsonl")] == [0.0, 0.0, 0.0]
 
 

@@ -367,7 +367,7 @@ def test_a_stopped_process_resumes_with_each_step_once(
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == status
     if number == signal.SIGINT:
-        assert stderr.splitlines()[-1] == "interrupted; finished work is kept"
+        assert stderr.splitlines()[-1] == "interrupted; what --resume can continue is kept"
         assert "Traceback" not in stderr
     assert read_manifest(tmp_path / "run").finished is False
     done = toolrl(*words, "--resume")
@@ -454,7 +454,7 @@ def test_text_that_is_no_unicode_is_one_line(command: str, cli: InProcess, tiny_
     rows = [example(str(n), "\ud800", {"response": "\udfff"}) for n in range(4)]
     data = write_lines(tmp_path / "data.jsonl", rows)
     line = refusal(cli(command, data, "--model", tiny_model, "-o", tmp_path / "run"))
-    assert line.startswith("trl refuses these arguments or this data: ")
+    assert line == f"{data}:1: not Unicode text: lone surrogate '\\ud800'"
     assert set(snapshot(tmp_path)) == {"data.jsonl"}
 
 
@@ -547,7 +547,7 @@ def test_a_missing_package_names_the_line_that_installs_it(
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)
     words = (command, examples_file, "--model", "m", "-o", tmp_path / "run")
     line = refusal(toolrl(*words, PYTHONPATH=str(tmp_path), BLOCKED=package))
-    assert line == f"{package} is not installed; run: python -m pip install 'toolrl[train]'"
+    assert line == f"{package} is not installed; run: python -m pip install -c constraints.txt -e '.[train]'"
 
 
 @pytest.mark.slow
@@ -558,7 +558,7 @@ def test_each_package_of_the_extra_is_named(
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)
     words = ("sft", examples_file, "--model", tiny_model, "-o", tmp_path / "run")
     line = refusal(toolrl(*words, PYTHONPATH=str(tmp_path), BLOCKED=package))
-    assert line == f"{package} is not installed; run: python -m pip install 'toolrl[train]'"
+    assert line == f"{package} is not installed; run: python -m pip install -c constraints.txt -e '.[train]'"
 
 
 def test_limit_takes_the_first_examples(tmp_path: Path) -> None:

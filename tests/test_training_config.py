@@ -124,7 +124,7 @@ def test_yaml_gives_options_and_the_command_line_wins(
     cli: InProcess, tmp_path: Path, examples_file: Path, tiny_model: Path
 ) -> None:
     settings = tmp_path / "run.yaml"
-    settings.write_text(f"model: {tiny_model}\nlearning-rate: 0.5\nmax_steps: 7\nset: [weight_decay=0.1]\nlimit: 2\n")
+    settings.write_text(f"model: {tiny_model}\nlearning-rate: 0.5\nmax-steps: 7\nset: [weight_decay=0.1]\nlimit: 2\n")
     output = tmp_path / "run"
     words = ("sft", examples_file, "-o", output, "--config", settings, "--max-steps", 2, "--dry-run", "--json")
     done = cli(*words)
@@ -142,7 +142,8 @@ def test_yaml_gives_options_and_the_command_line_wins(
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("lerning_rate: 1", "no option 'lerning_rate' in toolrl sft; did you mean 'learning_rate'?"),
+        ("lerning_rate: 1", "no option 'lerning_rate' in toolrl sft; did you mean 'learning-rate'?"),
+        ("max_steps: 2", "no option 'max_steps' in toolrl sft; did you mean 'max-steps'?"),
         ("zzz: 1", "no option 'zzz' in toolrl sft"),
         ("- a\n- b", "must hold a mapping of option names to values"),
     ],

@@ -33,7 +33,7 @@ class ToolrlGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            log("interrupted; finished work is kept")
+            log("interrupted; what --resume can continue is kept")
             raise typer.Exit(130) from None
         except (BrokenPipeError, typer.Exit, typer.Abort, typer.TyperException):
             raise
@@ -52,7 +52,9 @@ def explain(error: Exception) -> ToolrlError:
     if isinstance(error, ImportError):
         package = missing_package(error)
         if package in TRAIN_PACKAGES:
-            return SetupError(f"{package} is not installed; run: python -m pip install 'toolrl[train]'")
+            return SetupError(
+                f"{package} is not installed; run: python -m pip install -c constraints.txt -e '.[train]'"
+            )
         return SetupError(f"{error}; reinstall with the pinned versions of constraints.txt")
     if isinstance(error, OSError):
         return SetupError(f"{error.filename or 'system'}: {error.strerror or error}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     console.print(table)
 
 
+def results_to(*, stderr: bool) -> AbstractContextManager[object]:
+    """Send what is printed in a block to stderr, when stdout carries the rows."""
+    return redirect_stdout(sys.stderr if stderr else sys.stdout)
+
+
 def print_record(title: str, record: dict[str, Any], *, as_json: bool, stderr: bool = False) -> None:
     """Print a record: as JSON, or as a table with a row a field, nested names dotted.
 
@@ -56,7 +61,7 @@ def print_record(title: str, record: dict[str, Any], *, as_json: bool, stderr: b
     """
     from toolrl_cli.jsonl import flatten
 
-    with redirect_stdout(sys.stderr if stderr else sys.stdout):
+    with results_to(stderr=stderr):
         if as_json:
             return print_json(record)
         return print_table(title, ("", "value"), [(name, str(value)) for name, value in flatten(record).items()])

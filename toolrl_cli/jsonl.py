@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from toolrl_cli.errors import DataError, SetupError
 
 T = TypeVar("T")
 STDIO = Path("-")
+NOT_JSON = "not JSON; each line must hold one JSON value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,15 @@ class Line:
 
 
 def load_json(text: str | bytes) -> Any:
-    """Decode JSON as Python does; nesting too deep to decode is a `ValueError` like other bad JSON."""
+    """Decode JSON as Python does; a `ValueError` that is no `JSONDecodeError` says what Python cannot decode."""
     try:
         return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"a number has over {sys.get_int_max_str_digits()} digits") from error
 
 
 def dump_json(value: object, indent: int | None = None) -> str:
@@ -70,8 +76,10 @@ def read_lines(path: Path) -> Iterator[Line]:
                 continue
             try:
                 yield Line(number, jsonlines.Reader([text], loads=load_json).read(), text=text)
-            except jsonlines.InvalidLineError:
-                yield Line(number, error="not JSON; each line must hold one JSON value", text=text)
+            except jsonlines.InvalidLineError as error:
+                cause = error.__cause__
+                decoded = cause is None or isinstance(cause, json.JSONDecodeError)
+                yield Line(number, error=NOT_JSON if decoded else str(cause), text=text)
 
 
 def read_records(path: Path, parse: Callable[[object], T]) -> Iterator[T]:
@@ -155,8 +163,8 @@ def drop_partial_line(path: Path) -> None:
         stream.truncate(content.rfind(b"\n") + 1)
 
 
-def make_folder(path: Path) -> None:
-    """Create a folder with its parents.
+def make_folder(path: Path, output: Path | None = None) -> None:
+    """Create a folder with its parents; an error names `output`, the file it is for, when there is one.
 
     Raises:
         SetupError: the place cannot be written.
@@ -164,7 +172,16 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SetupError(f"{path}: cannot create this folder ({error.strerror}); choose another output") from error
+        blocked = isinstance(error, FileExistsError | NotADirectoryError)
+        file = next((place for place in (path, *path.parents) if blocked and place.is_file()), None)
+        what = f"{output}: cannot create its folder" if output else f"{path}: cannot create this folder"
+        why = f"{file} is a file" if file else error.strerror
+        raise SetupError(f"{what} ({why}); choose another output") from error
+
+
+def is_stream(path: Path) -> bool:
+    """Whether writing to a path replaces nothing: standard output, a device such as `/dev/null`, a pipe."""
+    return path == STDIO or path.is_char_device() or path.is_fifo()
 
 
 @contextmanager
@@ -187,20 +204,20 @@ def open_text(path: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def open_atomic(path: Path) -> Iterator[IO[str]]:
-    """Open a UTF-8 text file that replaces `path` only when the block ends well; `-` is standard output.
+    """Open a UTF-8 text file that replaces `path` only when the block ends well; a stream is written as it goes.
 
     Raises:
         SetupError: the folder cannot be written, or something else than a file is in the way.
     """
-    if path == STDIO:
-        with open(1, "w", encoding="utf-8", closefd=False) as stream:
+    if is_stream(path):
+        with open(1 if path == STDIO else path, "w", encoding="utf-8", closefd=path != STDIO) as stream:
             yield stream
         return
     import tempfile
 
     if path.exists() and not path.is_file():
         raise SetupError(f"{path}: not a file; choose another output")
-    make_folder(path.parent)
+    make_folder(path.parent, path)
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:

@@ -5,22 +5,33 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from toolrl_cli.console import track
 from toolrl_cli.errors import ConfigError, DataError
-from toolrl_cli.jsonl import STDIO, Line, dump_json, load_json, open_atomic, open_text, read_lines, write_records
+from toolrl_cli.jsonl import (
+    STDIO,
+    Line,
+    dump_json,
+    is_stream,
+    load_json,
+    open_atomic,
+    open_text,
+    read_lines,
+    write_records,
+)
 from toolrl_cli.records import JSON_NAMES, Example, Json
 from toolrl_cli.sources.base import RowError, Source
-from toolrl_cli.sources.registry import detect_source, find_source
+from toolrl_cli.sources.registry import detect_source, find_source, recognise
 from toolrl_cli.sources.validation import check_calls, require_json, require_user
 
 DETECTION_ROWS = 20
 DETECTION_LINES = 1000
+REJECT_FIELDS = {"path", "line", "source", "reason", "row"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +50,8 @@ class PrepareConfig:
 
     @property
     def rejects_path(self) -> Path | None:
-        """Where rejects go: as told, else beside the output, nowhere when that is standard output."""
-        if self.rejects is not None or self.output == STDIO:
+        """Where rejects go: as told, else beside the output, nowhere when that is no file."""
+        if self.rejects is not None or is_stream(self.output):
             return self.rejects
         return self.output.with_name(f"{self.output.stem}.rejects.jsonl")
 
@@ -127,6 +138,28 @@ class Summary:
         totals = {name: sum(counts[name] for counts in sources.values()) for name in ("rows", "converted", "rejected")}
         return {**totals, "examples": self.written, "output": self.output, "rejects": self.rejects, "sources": sources}
 
+    @property
+    def rejected_line(self) -> str | None:
+        """How many rows were rejected and where they are, None when none was."""
+        totals = self.to_json()
+        where = f", see {self.rejects}" if self.rejects else ""
+        return f"{totals['rejected']} of {totals['rows']} rows rejected{where}" if totals["rejected"] else None
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Columns and rows for a terminal: what became of the rows of each source, and of all."""
+        columns = ["rows", "converted", "rejected", "examples"]
+        totals = self.to_json()
+        counted = {**totals["sources"], "total": totals}
+        return ["source", *columns], [[name, *(str(c[column]) for column in columns)] for name, c in counted.items()]
+
+    def reason_lines(self) -> list[str]:
+        """A line for each reason of rejects, and for each warning, with its count."""
+        lines = []
+        for name, counts in self.sources.items():
+            lines += [f"{name}: {kind}  {count}" for kind, count in counts.rejected.most_common()]
+            lines += [f"{name}: {kind} (kept, with a warning)  {count}" for kind, count in counts.flagged.most_common()]
+        return lines
+
 
 def prepare_examples(config: PrepareConfig) -> Summary:
     """Convert every row of the inputs and write the examples, the rejects beside them.
@@ -134,7 +167,7 @@ def prepare_examples(config: PrepareConfig) -> Summary:
     Memory stays constant for JSONL, but for the ids; `shuffle` holds all examples, a JSON array all its rows.
 
     Raises:
-        ConfigError: an output exists, an option is unknown, or outputs are the same file.
+        ConfigError: an output exists or is an input, an option is unknown, or outputs are the same file.
         DataError: an input is missing, empty or of no known source, or no row converts.
         SetupError: an output cannot be written.
     """
@@ -172,11 +205,18 @@ def plan(config: PrepareConfig) -> Json:
 
 
 def refuse_outputs(config: PrepareConfig) -> None:
-    """Raise `ConfigError` for an output that exists, or for two outputs in one file."""
+    """Raise `ConfigError` for an output that exists or is an input, two outputs in one file, or `-` read twice."""
+    if config.inputs.count(STDIO) > 1:
+        raise ConfigError("- given twice; standard input can be read only once")
     if config.rejects == config.output:
         raise ConfigError(f"{config.output}: examples and rejects cannot share a file; give --rejects another name")
+    inputs = [path.resolve() for path in config.inputs if path != STDIO]
     for path in (config.output, config.rejects_path):
-        if path and path != STDIO and path.exists() and not config.overwrite:
+        if path is None or is_stream(path):
+            continue
+        if path.resolve() in inputs:
+            raise ConfigError(f"{path}: is an input, and would be lost; choose another name")
+        if path.exists() and not config.overwrite:
             raise ConfigError(f"{path}: exists; add --overwrite to replace it, or choose another name")
 
 
@@ -219,12 +259,23 @@ def read_head(lines: Iterator[Line]) -> Iterator[Line]:
 def detect(path: Path, head: list[Line]) -> Source:
     """The source of a file by its first lines; raise `DataError` that names the evidence."""
     rows = [line.value for line in head if isinstance(line.value, dict)]
+    if path.suffix.lower() == ".json" and head[0].error and holds_object(path):
+        raise DataError(f"{path}: holds one JSON object; expected an array of rows, or one row a line")
+    if rows and rows[0].keys() == REJECT_FIELDS:
+        raise DataError(f"{path}: is a rejects file of prepare; leave it out")
     if not rows:
         raise DataError(f"{path}:{head[0].number}: {head[0].error or not_object(head[0])}")
     try:
         return detect_source(rows)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def holds_object(path: Path) -> bool:
+    """Whether a file as a whole is one JSON object."""
+    with open_text(path) as stream, suppress(ValueError):
+        return isinstance(load_json(stream.read()), dict)
+    return False
 
 
 def read_rows(path: Path) -> Iterator[Line]:
@@ -288,13 +339,22 @@ def convert_line(line: Line, item: Input, on_invalid: str) -> list[Example] | Re
         kind, reason = "wrong shape", f"wrong shape: {error}"
     except RecursionError:
         kind = reason = "nested too deeply"
+    if others := recognised_elsewhere(line.value, item.source):
+        kind, reason = "wrong shape", f"wrong shape: looks like {others}; give the sources as separate files"
     return Reject(str(item.path), line.number, item.source.name, kind, reason, row_or_text(line))
+
+
+def recognised_elsewhere(row: object, source: Source) -> str:
+    """The sources that a row is of when it is not of this one, joined; else nothing."""
+    names = recognise(row) if isinstance(row, dict) else []
+    return "" if source.name in names else " or ".join(names)
 
 
 def convert_row(line: Line, item: Input, on_invalid: str) -> list[Example]:
     """The checked examples of one row; raise `DataError` when it is rejected."""
     if line.error:
-        raise RowError("not JSON", line.error.removeprefix("not JSON; "))
+        kind, _, detail = line.error.partition("; ")
+        raise RowError(kind, detail)
     if not isinstance(line.value, dict):
         raise RowError("wrong shape", not_object(line))
     strict = item.source.strict and on_invalid == "reject"
@@ -368,14 +428,17 @@ def require_some(examples: Iterator[Example], summary: Summary) -> Iterator[Exam
 def open_rejects(config: PrepareConfig) -> Iterator[Callable[[Reject], None]]:
     """A place for rejects; a file that nobody named appears only when there are any."""
     path = config.rejects_path
-    if path is None:
-        yield lambda reject: None
-        return
-    with open_atomic(path) as stream:
+    streams: list[IO[str]] = []
+    with ExitStack() as stack:
 
         def keep(reject: Reject) -> None:
-            stream.write(dump_json(reject.to_json()) + "\n")
+            if path and not streams:
+                streams.append(stack.enter_context(open_atomic(path)))
+            for stream in streams:
+                stream.write(dump_json(reject.to_json()) + "\n")
 
+        if config.rejects:
+            streams.append(stack.enter_context(open_atomic(config.rejects)))
         yield keep
-    if config.rejects is None and path.stat().st_size == 0:
+    if path and path.is_file() and not streams:
         path.unlink()

@@ -121,12 +121,14 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         data=train,
         model=str(sft.output),
         output=folder / "grpo",
-        learning_rate=1e-3,
-        batch_size=32,
+        learning_rate=4e-4,
+        batch_size=16,
         micro_batch_size=16,
+        num_generations=4,
         max_completion_length=80,
         max_steps=14,
         save_steps=2,
+        overrides={"warmup_steps": 2},
         **shared,
     )
     models = {"raw": MODEL, "sft": str(sft.output), "grpo": str(grpo.output)}
@@ -151,7 +153,7 @@ def plan_evals(
     common = {"model": model, "max_new_tokens": 96, "batch_size": 32, **shared}
     return (
         EvalConfig(bench="examples", output=folder / f"eval-{stage}", data=held_out, limit=64, **common),
-        EvalConfig(bench="bfcl", output=folder / f"bfcl-{stage}", categories=("simple_python",), limit=10, **common),
+        EvalConfig(bench="bfcl", output=folder / f"bfcl-{stage}", categories=("simple_python",), limit=8, **common),
     )
 
 
@@ -260,7 +262,9 @@ def training_command(name: str, config: TrainingConfig) -> str:
     words = [str(config.data), "--model", config.model, "-o", str(config.output)]
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name not in required and field.default is not MISSING and value != field.default:
+        if field.name == "overrides":
+            words += [word for key, value in config.overrides.items() for word in ("--set", f"{key}={value}")]
+        elif field.name not in required and field.default is not MISSING and value != field.default:
             words += [f"--{field.name.replace('_', '-')}", str(value)]
     if isinstance(config, GrpoConfig):
         words += ["--reward", config.reward]

@@ -10,7 +10,7 @@ from pathlib import Path
 from toolrl_cli.console import track
 from toolrl_cli.errors import ConfigError, DataError, FormatError, GateFailed
 from toolrl_cli.formats import find_format
-from toolrl_cli.jsonl import STDIO, Line, read_lines, write_records
+from toolrl_cli.jsonl import Line, is_stream, read_lines, write_records
 from toolrl_cli.records import Json, Outcome, Score, Target, expect
 from toolrl_cli.rewards import Reward
 
@@ -51,6 +51,11 @@ class Tally:
             "outcomes": {outcome.value: self.outcomes[outcome] for outcome in Outcome},
         }
 
+    def shown(self) -> Json:
+        """The summary for a terminal: without the digest and the outcomes that did not occur."""
+        record = {name: value for name, value in self.to_json().items() if name != "reward_digest"}
+        return record | {"outcomes": {name: count for name, count in record["outcomes"].items() if count}}
+
 
 def score_file(
     data: Path,
@@ -70,7 +75,7 @@ def score_file(
         ConfigError: the output exists and `overwrite` is not set.
         SetupError: the output cannot be written.
     """
-    if output and output != STDIO and output.exists() and not overwrite:
+    if output and not is_stream(output) and output.exists() and not overwrite:
         raise ConfigError(f"{output}: exists; add --overwrite to replace it")
     tally = Tally(reward)
 

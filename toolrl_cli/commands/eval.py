@@ -10,17 +10,24 @@ from toolrl_cli.commands import options
 
 def evaluate(
     bench: Annotated[Literal["bfcl", "examples"], typer.Option("--bench", help="What to evaluate on.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for results.jsonl and summary.json.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", readable=False, help="Folder for results.jsonl and summary.json.")
+    ],
     model: Annotated[str | None, typer.Option(help="Hub id, local folder or run of sft or grpo.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="JSONL of id and completion, or id and tool_calls, instead of a model.")
+        Path | None,
+        typer.Option(readable=False, help="JSONL of id and completion, or id and tool_calls, instead of a model."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="examples: the examples.jsonl to evaluate on.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(readable=False, help="examples: the examples.jsonl to evaluate on.")
+    ] = None,
     reward: Annotated[str, typer.Option(help="examples: the reward that scores.")] = "fine-grained",
     category: Annotated[
         list[str] | None, typer.Option("--category", help="bfcl: a category; repeat for more. Default: all supported.")
     ] = None,
-    bfcl_wheel: Annotated[Path | None, typer.Option(help="bfcl: local wheel of bfcl-eval, for use offline.")] = None,
+    bfcl_wheel: Annotated[
+        Path | None, typer.Option(readable=False, help="bfcl: local wheel of bfcl-eval, for use offline.")
+    ] = None,
     limit: options.Limit = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts generated together.")] = 8,

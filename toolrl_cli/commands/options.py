@@ -25,7 +25,8 @@ def load_config(ctx: typer.Context, path: Path | None) -> None:
     if path is None:
         return
     params = [param for param in ctx.command.params if param.expose_value]
-    known = {opt.lstrip("-"): param for param in params for opt in (*param.opts, param.name or "")}
+    spelled = [(opt, param) for param in params for opt in param.opts if opt.startswith("--") or opt == param.name]
+    known = {opt.removeprefix("--"): param for opt, param in spelled}
     found: dict[str, Any] = {}
     for name, value in read_mapping(path).items():
         if name not in known:
@@ -78,7 +79,14 @@ def nearest(name: str, known: list[str]) -> str:
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", callback=load_config, is_eager=True, expose_value=False, help="YAML file with options."),
+    typer.Option(
+        "--config",
+        callback=load_config,
+        is_eager=True,
+        expose_value=False,
+        readable=False,
+        help="YAML file with options.",
+    ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", expose_value=False, help="Show the traceback of an error.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
@@ -129,12 +137,12 @@ def parameter_of(field: Field[Any], hint: Any) -> Parameter:
     """A dataclass field as a parameter that Typer turns into an argument or an option."""
     kind, text = get_args(hint)
     if field.name == "data":
-        return keyword_only(field.name, Annotated[kind, typer.Argument(help=text)], Parameter.empty)
+        return keyword_only(field.name, Annotated[kind, typer.Argument(readable=False, help=text)], Parameter.empty)
     if field.name == "overrides":
         return keyword_only(field.name, Annotated[list[str], typer.Option("--set", help=text)], [])
     names = NAMES.get(field.name, (f"--{field.name.replace('_', '-')}",))
     default = Parameter.empty if field.default is MISSING else field.default
-    return keyword_only(field.name, Annotated[kind, typer.Option(*names, help=text)], default)
+    return keyword_only(field.name, Annotated[kind, typer.Option(*names, readable=False, help=text)], default)
 
 
 def keyword_only(name: str, hint: Any, default: Any) -> Parameter:

@@ -6,19 +6,23 @@ from typing import Annotated, Literal
 import typer
 
 from toolrl_cli.commands.options import AsJson, ConfigFile, Debug, DryRun, Limit, Overwrite, Seed
-from toolrl_cli.console import print_json, print_record
+from toolrl_cli.console import log, print_json, print_table, print_text, results_to
 
 STDOUT = Path("-")
 
 
 def prepare(
-    inputs: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="JSONL, a .json array, or - for stdin.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Examples to write, - for stdout.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", readable=False, help="JSONL, a .json array, or - for stdin.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", readable=False, help="Examples to write, - for stdout.")],
     source: Annotated[str | None, typer.Option("--from", help="Source of the rows (else detected).")] = None,
     on_invalid: Annotated[
         Literal["reject", "keep"], typer.Option(help="What becomes of rows whose calls contradict their tools.")
     ] = "reject",
-    rejects: Annotated[Path | None, typer.Option(help="Rejected rows (else beside the output).")] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(readable=False, help="Rejected rows (else beside the output).")
+    ] = None,
     limit: Limit = None,
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Shuffle the examples (holds them in memory).")] = False,
     seed: Seed = 0,
@@ -44,5 +48,11 @@ def prepare(
     )
     if dry_run:
         return print_json(plan(settings))
-    summary = prepare_examples(settings).to_json()
-    return print_record(f"prepare {output}", summary, as_json=as_json, stderr=STDOUT in (output, rejects))
+    summary, piped = prepare_examples(settings), STDOUT in (output, rejects)
+    if summary.rejected_line and not piped:
+        log(summary.rejected_line)
+    with results_to(stderr=piped):
+        if as_json:
+            return print_json(summary.to_json())
+        print_table(f"prepare {output}", *summary.table())
+        return print_text("\n".join(summary.reason_lines())) if summary.reason_lines() else None

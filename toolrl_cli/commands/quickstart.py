@@ -9,9 +9,9 @@ from toolrl_cli.commands import options
 
 
 def quickstart(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything it makes.")] = Path(
-        "quickstart"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", readable=False, help="Folder for everything it makes.")
+    ] = Path("quickstart"),
     seed: options.Seed = 0,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,

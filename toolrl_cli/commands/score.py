@@ -10,8 +10,12 @@ from toolrl_cli.console import log, print_record
 
 
 def score(
-    data: Annotated[Path, typer.Argument(help="JSONL of completions with their targets, or - for standard input.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Scored rows; - is standard output.")] = None,
+    data: Annotated[
+        Path, typer.Argument(readable=False, help="JSONL of completions with their targets, or - for standard input.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", readable=False, help="Scored rows; - is standard output.")
+    ] = None,
     reward: Annotated[str, typer.Option(help="Reward preset, such as fine-grained or length.")] = "fine-grained",
     fail_under: Annotated[float | None, typer.Option(help="Exit with 3 when the mean total is lower.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed row.")] = False,
@@ -26,5 +30,7 @@ def score(
     from toolrl_cli.scoring import check, score_file
 
     tally = score_file(data, find_reward(reward), output, log, strict=strict, overwrite=overwrite)
-    print_record(f"score {data}", tally.to_json(), as_json=as_json, stderr=output == STDIO)
+    print_record(
+        f"score {data}", tally.to_json() if as_json else tally.shown(), as_json=as_json, stderr=output == STDIO
+    )
     check(tally, data, fail_under)

@@ -15,8 +15,8 @@ from toolrl_cli.sources.schemas import parameters_schema
 class RowError(DataError):
     """A row that gives no example; rejects are counted by `kind`."""
 
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind = kind
 
 

@@ -24,16 +24,21 @@ def find_source(name: str) -> Source:
     return SOURCES[name]
 
 
+def recognise(row: Json) -> list[str]:
+    """The names of the sources that recognise a row."""
+    return [name for name, source in SOURCES.items() if source.recognises(row)]
+
+
 def detect_source(rows: Sequence[Json]) -> Source:
     """The one source that recognises rows among these.
 
     Raises:
         DataError: no source does, or several do; the message holds the keys of the first row.
     """
-    found = {source.name: source for row in rows for source in SOURCES.values() if source.recognises(row)}
+    found = {name: SOURCES[name] for row in rows for name in recognise(row)}
     if len(found) == 1:
         return next(iter(found.values()))
     if found:
         raise DataError(f"holds rows of {' and '.join(found)}; split the file, or force one with --from")
-    keys = ", ".join(shorten(key).strip("'") for key in list(rows[0])[:12]) if rows else "none"
+    keys = ", ".join(shorten(key).strip("'") for key in list(rows[0])[:12]) if rows and rows[0] else "none"
     raise DataError(f"unknown row format (keys: {keys}); pass --from with one of {', '.join(SOURCES)}")

@@ -47,15 +47,24 @@ def require_json(value: object) -> None:
     """Refuse what strict JSON readers, or readers with a deeper call stack than ours, could not decode.
 
     Raises:
-        RowError: the value holds NaN or infinity.
+        RowError: the value holds NaN or infinity, or a string that is no Unicode text.
         RecursionError: it is nested to within 200 levels of Python's limit.
     """
     for _ in range(NESTING_RESERVE):
         value = [value]
     try:
-        json.dumps(value, allow_nan=False)
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
         raise RowError("not finite", "NaN or Infinity is no JSON") from error
+    require_unicode(text)
+
+
+def require_unicode(text: str) -> None:
+    """Raise `RowError` for a lone surrogate, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError("not Unicode text", f"lone surrogate {text[error.start]!a}") from error
 
 
 def require_user(example: Example) -> None:

@@ -2,5 +2,6 @@
 
 import os
 
-# TRL reports its use to the Hub unless told otherwise before huggingface_hub is imported.
+# Read once when the libraries are imported: TRL would report its use to the Hub, transformers draw bars of its own.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")

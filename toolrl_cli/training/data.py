@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from toolrl_cli.errors import DataError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example
+from toolrl_cli.sources.validation import require_unicode
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,11 +20,13 @@ def read_examples(path: Path, text_format: TextFormat, limit: int | None = None)
     """The examples of a file, the first `limit` of them.
 
     Raises:
-        DataError: the file is missing, malformed or empty, or the format cannot render a line of it.
+        DataError: the file is missing, malformed or empty, the format cannot render a line of it,
+            or a line holds what no tokenizer takes.
     """
 
     def parse(raw: object) -> Example:
         example = Example.from_json(raw)
+        require_unicode(json.dumps(example.to_json(), ensure_ascii=False))
         try:
             text_format.render_prompt(example.tools, example.messages)
         except (KeyError, TypeError, AttributeError) as error:

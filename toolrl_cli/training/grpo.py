@@ -38,7 +38,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     if len(examples) < prompts:
         raise DataError(f"{config.data}: {len(examples)} examples, but a step takes {prompts}; lower --batch-size")
     own = {
-        "lr_scheduler_type": "constant",
+        "lr_scheduler_type": "constant_with_warmup",
         "num_generations": config.num_generations,
         "max_completion_length": config.max_completion_length,
         "temperature": config.temperature,
