@@ -18,6 +18,8 @@ from typer.testing import CliRunner, Result
 # Before torch is imported: one thread serves a tiny model best, and no test may meet a model hub.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A shell that runs the tests in the background has them ignore Ctrl-C, and their subprocesses would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 InProcess = Callable[..., Result]
