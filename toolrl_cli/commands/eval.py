@@ -42,7 +42,7 @@ def evaluate(
     config: options.ConfigFile = None,
     debug: options.Debug = False,
 ) -> None:
-    """Evaluate a model, or recorded predictions, on a benchmark."""
+    """Evaluate a model on a benchmark. Recorded predictions do as well."""
     from dataclasses import asdict
 
     from toolrl_cli import console, evaluation

@@ -32,7 +32,7 @@ def prepare(
     config: ConfigFile = None,
     debug: Debug = False,
 ) -> None:
-    """Turn tool-call data sets into examples, one assistant step a line; rejected rows are kept with their reason."""
+    """Turn tool-call data into examples. Each assistant step is a line; rejected rows are kept with their reason."""
     from toolrl_cli.prepare import PrepareConfig, plan, prepare_examples
 
     settings = PrepareConfig(

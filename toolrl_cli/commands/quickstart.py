@@ -19,7 +19,7 @@ def quickstart(
     config: options.ConfigFile = None,
     debug: options.Debug = False,
 ) -> None:
-    """Run the whole pipeline on sample data with a small real model, ending in a before/after table."""
+    """Run it all in small, on sample data. A small real model is trained, and a before/after table ends it."""
     from toolrl_cli import console
     from toolrl_cli.quickstart import plan_recipe, run_recipe
 

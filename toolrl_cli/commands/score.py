@@ -24,7 +24,7 @@ def score(
     config: ConfigFile = None,
     debug: Debug = False,
 ) -> None:
-    """Score completions against their targets: reward parts, outcome and reasons for each row."""
+    """Score completions against their targets. Each row gets its reward parts, an outcome and reasons."""
     from toolrl_cli.jsonl import STDIO
     from toolrl_cli.rewards import find_reward
     from toolrl_cli.scoring import check, score_file

@@ -9,7 +9,7 @@ from toolrl_cli.training.config import SftConfig
 
 @takes(SftConfig)
 def sft(config: SftConfig, as_json: bool) -> None:
-    """Teach a model the gold completions of examples: the LoRA cold start before grpo."""
+    """Train a model on gold completions. This is the LoRA cold start before grpo."""
     from toolrl_cli.training.sft import train_sft
 
     print_record(f"sft {config.output}", train_sft(config).to_json(), as_json=as_json)
