@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -211,6 +212,7 @@ class Clock:
         try:
             return step()
         finally:
+            gc.collect()  # a trainer and its model refer to each other, and the next step needs their memory
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 1)
             write_json(self._path, self.seconds)
 
