@@ -149,6 +149,7 @@ def train(command: str, trainer: Trainer, output: Path) -> None:
     if stop.interrupted and trainer.state.global_step < trainer.state.max_steps:
         raise KeyboardInterrupt
     trainer.save_model(str(output))
+    trainer.accelerator.free_memory()
 
 
 def read_checkpoints(folder: Path) -> dict[Path, TrainerState]:
