@@ -175,7 +175,7 @@ def test_fewer_examples_than_a_step_takes_are_refused(examples_file: Path, tiny_
         (("--reward", "nonsense"), "unknown reward 'nonsense'"),
         (("--num-generations", 3), "--num-generations 3: must be 2 or more and divide --batch-size 32"),
         (("--batch-size", 12), "--batch-size 12 must be a multiple of --micro-batch-size 8"),
-        (("--set", "bta=1"), "--set bta: no argument of trl.GRPOConfig; did you mean beta?"),
+        (("--set", "bta=1"), "--set bta: no argument of trl.GRPOConfig; did you mean 'beta'?"),
         (("--set", "beta=high"), "--set beta=high: trl.GRPOConfig wants float"),
         (("--set", "beta"), "--set beta: must read key=value"),
     ],

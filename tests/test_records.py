@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolrl_cli.errors import DataError, GateFailed, SetupError, ToolrlError, TrainingStopped, first_line
+from toolrl_cli.errors import DataError, GateFailed, SetupError, ToolrlError, first_line
 from toolrl_cli.records import Completion, Example, Outcome, Score, Target, ToolCall, expect, expect_each
 
 TOOL = {"type": "function", "function": {"name": "weather"}}
@@ -117,8 +117,8 @@ def test_expect() -> None:
 
 
 def test_exit_statuses() -> None:
-    statuses = {kind: kind.exit_status for kind in (ToolrlError, DataError, SetupError, GateFailed, TrainingStopped)}
-    assert statuses == {ToolrlError: 1, DataError: 1, SetupError: 1, GateFailed: 3, TrainingStopped: 4}
+    statuses = {kind: kind.exit_status for kind in (ToolrlError, DataError, SetupError, GateFailed)}
+    assert statuses == {ToolrlError: 1, DataError: 1, SetupError: 1, GateFailed: 3}
 
 
 def test_the_first_line_of_an_error() -> None:

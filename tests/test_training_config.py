@@ -96,7 +96,7 @@ def test_arguments_take_the_options_and_the_overrides_win() -> None:
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
-        ({"max_lenght": 3}, "--set max_lenght: no argument of trl.SFTConfig; did you mean max_length?"),
+        ({"max_lenght": 3}, "--set max_lenght: no argument of trl.SFTConfig; did you mean 'max_length'?"),
         ({"output_dir": "x"}, "--set output_dir: the run folder is what --output names"),
         ({"qqqq": 3}, "--set qqqq: no argument of trl.SFTConfig"),
         ({"weight_decay": "much"}, "--set weight_decay=much: trl.SFTConfig wants float"),

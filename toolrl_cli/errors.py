@@ -1,5 +1,9 @@
 """Everything toolrl raises on purpose. A message is one line: where, what, the fix."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class ToolrlError(Exception):
     """A failure the user can act on; `exit_status` is what the command ends with."""
@@ -10,6 +14,14 @@ class ToolrlError(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, its class when it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` when something known is close, else nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class DataError(ToolrlError):
@@ -32,9 +44,3 @@ class GateFailed(ToolrlError):
     """A quality gate such as `--fail-under` was not met."""
 
     exit_status = 3
-
-
-class TrainingStopped(ToolrlError):
-    """A sentinel stopped a training that had gone wrong."""
-
-    exit_status = 4

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
-from toolrl_cli.errors import ConfigError, first_line
+from toolrl_cli.errors import ConfigError, first_line, nearest
 
 C = TypeVar("C")
 
@@ -67,14 +67,6 @@ def spell(value: Any, param: Any) -> Any:
             return [f"{key}={json.dumps(item)}" for key, item in value.items()]
         return [str(item) for item in (value if isinstance(value, list) else [value])]
     return str(value) if isinstance(value, (bool, int, float)) and not getattr(param, "is_flag", False) else value
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean 'x'?` when something known is close, else nothing."""
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 ConfigFile = Annotated[

@@ -1,8 +1,6 @@
 """Rewards for tool calls: one engine for training and for `toolrl score`, so the two cannot drift."""
 
-from difflib import get_close_matches
-
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import ConfigError, nearest
 from toolrl_cli.rewards.engine import Reward
 from toolrl_cli.rewards.presets import PRESETS
 
@@ -16,7 +14,5 @@ def find_reward(name: str = "fine-grained") -> Reward:
         ConfigError: no preset has the name; the message lists them and the nearest.
     """
     if name not in PRESETS:
-        close = get_close_matches(name, PRESETS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"unknown reward {name!r}; choose from {', '.join(PRESETS)}{hint}")
+        raise ConfigError(f"unknown reward {name!r}; choose from {', '.join(PRESETS)}{nearest(name, PRESETS)}")
     return Reward(PRESETS[name])

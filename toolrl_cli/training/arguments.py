@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from toolrl_cli.errors import ConfigError, first_line
+from toolrl_cli.errors import ConfigError, first_line, nearest
 from toolrl_cli.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -25,9 +24,7 @@ def build_arguments(kind: type[_BaseConfig], config: TrainingConfig, own: dict[s
         if name == "output_dir":
             raise ConfigError("--set output_dir: the run folder is what --output names")
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"--set {name}: no argument of trl.{kind.__name__}{hint}")
+            raise ConfigError(f"--set {name}: no argument of trl.{kind.__name__}{nearest(name, known)}")
         if isinstance(value, str) and not takes_text(hints[name]):
             raise ConfigError(f"--set {name}={value}: trl.{kind.__name__} wants {show_type(hints[name])}")
     try:
