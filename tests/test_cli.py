@@ -18,9 +18,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from toolrl_cli import __version__, scoring
+from toolrl_cli import __version__
 from toolrl_cli.cli import app
-from toolrl_cli.commands.options import parse_settings, takes
+from toolrl_cli.commands.options import SETTINGS, parse_settings, takes
 from toolrl_cli.errors import ConfigError, GateFailed
 from toolrl_cli.training.config import GrpoConfig, SftConfig
 
@@ -85,11 +85,11 @@ class TestHelp:
     def test_it_words_every_field_of_the_configuration(self, command: str, config: type) -> None:
         words = " ".join(toolrl(command, "--help").stdout.split())
         for name, hint in get_type_hints(config, include_extras=True).items():
-            option = {"data": "data <path>", "overrides": "--set"}.get(name, f"--{name.replace('_', '-')}")
+            option = ({"data": "data <path>"} | SETTINGS).get(name, f"--{name.replace('_', '-')}")
             assert option in words
             assert get_args(hint)[1] in words
         shown = {option.lstrip("-").replace("-", "_") for option in re.findall(r"(?<=[ ,])--[a-z-]+", words)}
-        renamed = {"overrides": "set"}
+        renamed = {name: option.lstrip("-").replace("-", "_") for name, option in SETTINGS.items()}
         own = {renamed.get(field.name, field.name) for field in fields(config)} - {"data"}
         assert own | {"json", "config", "debug", "help"} <= shown
 
@@ -215,7 +215,7 @@ class TestErrors:
         def fail(*words: object, **options: object) -> None:
             raise failure
 
-        monkeypatch.setattr(scoring, "score_file", fail)
+        monkeypatch.setattr("toolrl_cli.scoring.run.score_file", fail)
         for stream in ("stdout", "stderr"):  # Typer wraps them after a broken pipe
             monkeypatch.setattr(sys, stream, getattr(sys, stream))
         with pytest.raises(SystemExit) as stop:
@@ -224,7 +224,7 @@ class TestErrors:
 
     def test_an_internal_error_in_full(self) -> None:
         code = (
-            "from toolrl_cli import scoring; scoring.score_file = None\n"
+            "from toolrl_cli.scoring import run; run.score_file = None\n"
             "from toolrl_cli.cli import app; app(prog_name='toolrl')"
         )
         lines = python("-c", code, "score", "rows.jsonl", "--debug").stderr.splitlines()
@@ -367,16 +367,16 @@ class TestOptions:
         ],
     )
     def test_a_setting(self, text: str, value: object) -> None:
-        [(key, parsed)] = parse_settings([f"key={text}"]).items()
+        [(key, parsed)] = parse_settings([f"key={text}"], "--set").items()
         assert (key, parsed, type(parsed)) == ("key", value, type(value))
 
     def test_the_last_setting_wins(self) -> None:
-        assert parse_settings(["a=1", "b=2", "a=3"]) == {"a": 3, "b": 2}
+        assert parse_settings(["a=1", "b=2", "a=3"], "--set") == {"a": 3, "b": 2}
 
     @pytest.mark.parametrize("setting", ["", "a", "=1"])
     def test_a_setting_without_key_or_value(self, setting: str) -> None:
         with pytest.raises(ConfigError) as error:
-            parse_settings([setting])
+            parse_settings([setting], "--set")
         assert str(error.value) == f"--set {setting}: must read key=value"
 
 
@@ -442,8 +442,8 @@ class TestConfigFile:
             (b"a: 1\nb: [1\n", ":3: not YAML (expected ',' or ']', but got '<stream end>')"),
             (b"a: \x00\n", ": not YAML (unacceptable character #x0000: special characters are not allowed)"),
             (b"a: \xff\n", ": not UTF-8 text"),
-            (b"", ": must hold a mapping of option names to values"),
-            (b"- a\n", ": must hold a mapping of option names to values"),
+            (b"", ": must hold a mapping of names to values"),
+            (b"- a\n", ": must hold a mapping of names to values"),
             (None, ": no such file"),
         ],
         ids=range(18),

@@ -87,7 +87,7 @@ def prepare_folder(folder: Path) -> None:
     shutil.copy(ROOT / "data_samples" / "train-xlam.jsonl", folder / "rows.jsonl")
     target = {"thought": "t", "tool_calls": [{"name": "f", "arguments": {}}], "response": None}
     texts = [GOLD] * 9 + ["<tool_call>f()</tool_call>"]
-    rows = "".join(json.dumps({"completion": text, "target": target}) + "\n" for text in texts)
+    rows = "".join(json.dumps({"id": "1", "completion": text, "target": target}) + "\n" for text in texts)
     for path in (folder / "completions.jsonl", folder / "runs" / "grpo" / "completions.jsonl"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(rows, "utf-8")

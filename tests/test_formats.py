@@ -351,7 +351,7 @@ CALLS = [
     ('</tool_call><tool_call>{"name": "f", "parameters": {}}', [PredictedCall("f", {})]),
     # Any value may stand where a name and an object belong; other fields are ignored.
     ('<tool_call>{"name": null, "parameters": [1]}</tool_call>', [PredictedCall(None, [1])]),
-    ('<tool_call>{"name": {"a": 1}, "arguments": {}}</tool_call>', [PredictedCall({"a": 1}, None)]),
+    ('<tool_call>{"name": {"a": 1}, "arguments": {}}</tool_call>', [PredictedCall({"a": 1}, None, extra=True)]),
 ]
 NO_CALLS = [
     ("<tool_call></tool_call>", "call is not JSON: ''"),

@@ -26,13 +26,14 @@ from conftest import (
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.formats import find_format
 from toolrl_cli.manifest import hash_file, read_manifest
+from toolrl_cli.plugins.trl import BatchScorer
 from toolrl_cli.records import Example
 from toolrl_cli.rewards import find_reward
+from toolrl_cli.training.completions import completion_log
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import grpo_dataset
 from toolrl_cli.training.grpo import stop_token_ids, train_grpo
 from toolrl_cli.training.models import resolve_model
-from toolrl_cli.training.reward_functions import BatchScorer
 from toolrl_cli.training.run import load_materials
 
 FORMAT = find_format("toolrl")
@@ -72,7 +73,7 @@ def test_each_step_logs_reward_parts_and_exact_rate(trained: Place) -> None:
     rows = read_rows(trained.folder / "runs/grpo/metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]
     for row in rows:
-        assert row["reward"] == sum(row[name] for name in TOTALS)
+        assert row.keys() >= set(TOTALS)
         assert row["exact"] == 0.0
     printed = trained.printed["grpo"]
     assert [line.split("  ")[0] for line in printed["stderr"]] == ["grpo: step 1/2", "grpo: step 2/2"]
@@ -81,7 +82,7 @@ def test_each_step_logs_reward_parts_and_exact_rate(trained: Place) -> None:
 
 def test_completions_score_as_the_score_command_scores_them(trained: Place, cli: InProcess, tmp_path: Path) -> None:
     rows = read_rows(trained.folder / "runs/grpo/completions.jsonl")
-    assert [row["step"] for row in rows] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert [row["step"] for row in rows] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert [row["id"] for row in rows[::2]] == [row["id"] for row in rows[1::2]]
     assert all(row.keys() == {"id", "step", "completion", "truncated", "target", "score"} for row in rows)
     targets = {raw["id"]: raw["target"] for raw in EXAMPLES}
@@ -90,9 +91,12 @@ def test_completions_score_as_the_score_command_scores_them(trained: Place, cli:
     assert done.exit_code == 0
     assert read_rows(tmp_path / "scored.jsonl") == rows
     metrics = read_rows(trained.folder / "runs/grpo/metrics.jsonl")
-    for step, logged in enumerate(metrics, start=1):
-        totals = [row["score"]["total"] for row in rows if row["step"] == step]
-        assert logged["reward"] == sum(totals) / 4
+    for step, logged in enumerate(metrics):
+        made = [row for row in rows if row["step"] == step]
+        assert logged["reward"] == sum(row["score"]["total"] for row in made) / 4
+        # correctness says nothing where the gold has no call, and its mean leaves those out
+        judged = [row["score"]["correctness"] for row in made if row["target"]["tool_calls"]]
+        assert logged["rewards/correctness/mean"] == sum(judged) / len(judged)
 
 
 def test_the_sft_adapter_is_continued_and_no_second_one_made(trained: Place, tiny_model: Path) -> None:
@@ -138,7 +142,7 @@ def test_an_interrupted_run_resumes_and_ends_as_if_unbroken(
     change_trainer(monkeypatch, "grpo", lambda trainer: trainer.add_callback(interrupt_at([2])))
     with pytest.raises(KeyboardInterrupt):
         train_grpo(configure(data, model, tmp_path / "broken", **options))
-    assert [row["step"] for row in read_rows(tmp_path / "broken/completions.jsonl")] == [1] * 4 + [2] * 4
+    assert [row["step"] for row in read_rows(tmp_path / "broken/completions.jsonl")] == [0] * 4 + [1] * 4
     monkeypatch.undo()
     train_grpo(configure(data, model, tmp_path / "broken", **options, resume=True))
     whole, resumed = (snapshot(tmp_path / name) for name in ("whole", "broken"))
@@ -206,36 +210,32 @@ GOOD = '<think> t </think>\n<tool_call>\n{"name": "weather", "parameters": {"cit
 STOP = 2
 
 
-def score(scorer: BatchScorer, texts: list[str], ids: list[list[int]], step: int) -> tuple[list[list[float]], Any]:
-    """What TRL gets for a batch, called as TRL calls it: each function in turn with the same objects."""
+def test_completions_are_logged_with_what_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "completions.jsonl"
+    scorer = BatchScorer(find_reward("length"), {STOP}, completion_log(path))
     logged: dict[str, float] = {}
-    columns = {
-        "prompts": texts,
-        "completions": [[{"role": "assistant", "content": text}] for text in texts],
-        "completion_ids": ids,
-        "id": ["oslo"] * len(texts),
-        "target": [json.dumps(EXAMPLES[0]["target"])] * len(texts),
-        "trainer_state": SimpleNamespace(global_step=step),
-        "log_metric": logged.__setitem__,
-        "log_extra": None,
-    }
-    return [function(**columns) for function in scorer.functions()], logged
-
-
-def test_a_batch_is_scored_once_and_logged_with_what_was_cut_off(tmp_path: Path) -> None:
-    scorer = BatchScorer(find_reward("length"), tmp_path / "completions.jsonl", {STOP})
-    assert [function.__name__ for function in scorer.functions()] == ["format", "correctness", "length"]
-    parts, logged = score(scorer, [GOOD, GOOD, "no"], [[5, STOP], [5, 6], [STOP]], step=0)
-    rows = read_rows(tmp_path / "completions.jsonl")
-    assert [parts[0], parts[1]] == [[1.0, 1.0, 0.0], [3.0, 3.0, -3.0]]
+    for step, texts, ids in ((0, [GOOD, GOOD, "no"], [[5, STOP], [5, 6], [STOP]]), (1, ["no"], [[STOP]])):
+        columns = {
+            "prompts": texts,
+            "completions": [[{"role": "assistant", "content": text}] for text in texts],
+            "completion_ids": ids,
+            "id": ["oslo"] * len(texts),
+            "target": [json.dumps(EXAMPLES[0]["target"])] * len(texts),
+            "tools": [json.dumps(EXAMPLES[0]["tools"])] * len(texts),
+            "trainer_state": SimpleNamespace(global_step=step),
+            "log_metric": logged.setdefault,
+            "log_extra": None,
+        }
+        parts = {function.__name__: function(**columns) for function in scorer.functions()}
+        if step == 0:
+            assert (parts["format"], parts["correctness"]) == ([1.0, 1.0, 0.0], [3.0, 3.0, -3.0])
     assert logged == {"exact": 2 / 3}
-    assert [(row["step"], row["truncated"], row["score"]["outcome"]) for row in rows] == [
-        (1, False, "exact"),
-        (1, True, "exact"),
+    assert [(row["step"], row["truncated"], row["score"]["outcome"]) for row in read_rows(path)] == [
+        (0, False, "exact"),
+        (0, True, "exact"),
+        (0, False, "no_call"),
         (1, False, "no_call"),
     ]
-    score(scorer, ["no"], [[STOP]], step=1)
-    assert [row["step"] for row in read_rows(tmp_path / "completions.jsonl")] == [1, 1, 1, 2]
 
 
 @pytest.mark.parametrize(("declared", "ids"), [(None, []), (2, [2]), ([2, 7], [2, 7])])

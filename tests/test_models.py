@@ -187,7 +187,25 @@ def logits_of(model: Any, tokenizer: Any) -> Any:
         return model(**tokenizer("How is Oslo?", return_tensors="pt")).logits
 
 
-def test_a_run_for_inference_has_its_adapter_merged(trained: Place) -> None:
+@pytest.fixture
+def float32_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without instructions for bfloat16."""
+    monkeypatch.setattr("toolrl_cli.training.models.cpu_computes_bfloat16", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("able", "full", "dtype"), [(True, False, "bfloat16"), (True, True, "float32"), (False, False, "float32")]
+)
+def test_weights_are_bfloat16_where_the_cpu_computes_in_it(
+    trained: Place, monkeypatch: pytest.MonkeyPatch, able: bool, full: bool, dtype: str
+) -> None:
+    monkeypatch.setattr("toolrl_cli.training.models.cpu_computes_bfloat16", lambda: able)
+    model = load_model(resolve_model(str(trained.folder / "runs/sft")), trainable=True, full_precision=full)
+    kinds = {"lora" in name: str(value.dtype) for name, value in model.named_parameters()}
+    assert kinds == {False: f"torch.{dtype}", True: "torch.float32"}
+
+
+def test_a_run_for_inference_has_its_adapter_merged(trained: Place, float32_cpu: None) -> None:
     import torch
 
     name = str(trained.folder / "runs/sft")

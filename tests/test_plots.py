@@ -9,7 +9,7 @@ import pytest
 from conftest import Place, write_lines
 
 from toolrl_cli.errors import DataError
-from toolrl_cli.report.plots import plot_rewards, reward_curves
+from toolrl_cli.report.plots import plot_presets, plot_rewards, reward_curves, total_curves
 
 ROWS: list[dict[str, Any]] = [
     {"step": 1, "reward": -2.0, "rewards/format/mean": 0.5, "rewards/format/std": 0.1, "rewards/length/mean": None},
@@ -48,3 +48,20 @@ def test_metrics_without_a_reward_are_refused(rows: list[object], why: str, tmp_
 def test_missing_metrics_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.jsonl: no such file"):
         plot_rewards(tmp_path / "none.jsonl", tmp_path / "reward.png")
+
+
+def test_what_presets_pay_over_the_steps() -> None:
+    curves = total_curves("two-stage", last_step=31)
+    # 1 + 1, from step 30 on 0.5 + 3; one value of two wrong earns 1 + 1 + 1 of 1 + 1 + 2
+    assert (curves["exact"][28:], curves["silence"][28:]) == ([2.0, 2.0, 3.5, 3.5], [-1.0, -1.0, -3.0, -3.0])
+    assert curves["one value wrong"][28:] == [1.5, 1.5, 2.0, 2.0]
+    assert curves["well-formed, no call"][28:] == [0.0, 0.0, -2.5, -2.5]
+    longer = total_curves("dynamic-length", last_step=105)["exact"]
+    assert (longer[0], longer[105]) == (5.0, 4.7)  # 448 of 384 words, then of 640
+
+
+def test_the_presets_become_a_picture(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    plot_presets(tmp_path / "presets.png", last_step=3)
+    assert imread(tmp_path / "presets.png").shape == (600, 1500, 4)

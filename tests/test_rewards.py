@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolrl_cli.errors import ConfigError
 from toolrl_cli.formats import find_format
-from toolrl_cli.records import Outcome, Score, Target, ToolCall
-from toolrl_cli.rewards import find_reward
+from toolrl_cli.records import Outcome, Rollout, Score, Target, ToolCall
+from toolrl_cli.rewards import Reward, find_reward
 
 REWARD, LENGTH = find_reward(), find_reward("length")
 DOCS = Path(__file__).parents[1] / "docs" / "rewards.md"
@@ -22,6 +22,10 @@ DATA = Path(__file__).parents[1].parent / "shared" / "data" / "toolrl"
 WEATHER = Target("t", (ToolCall("get_weather", {"city": "Rome", "days": 2}),))
 REPLY = Target("t", (), "Hello")
 NONE = Target("t")
+
+
+def score(reward: Reward, text: str, target: Target, *, truncated: bool = False, **more: Any) -> Score:
+    return reward.score(Rollout(text, target, truncated, **more))
 
 
 def calls(*lines: object) -> str:
@@ -118,7 +122,7 @@ SCORES = [
 
 @pytest.mark.parametrize(("text", "target", "expected"), SCORES)
 def test_scores(text: str, target: Target, expected: Score) -> None:
-    assert REWARD.score_completion(text, target) == expected
+    assert score(REWARD, text, target) == expected
 
 
 def test_reasons_of_a_call() -> None:
@@ -127,7 +131,7 @@ def test_reasons_of_a_call() -> None:
         {"name": "a", "parameters": {}},
         {"name": "send_email", "parameters": {"date": "tomorrow", "n": [None, True], "cc": 0, "b\ncc": 0}},
     )
-    assert REWARD.score_completion(text, target).reasons == (
+    assert score(REWARD, text, target).reasons == (
         'call 2 (send_email): missing to; date: "tomorrow" != "2025-01-02"; n: [null, true] != 1; '
         'extra cc; extra "b\\ncc"',
     )
@@ -136,7 +140,7 @@ def test_reasons_of_a_call() -> None:
 def test_long_values_and_lists_are_cut() -> None:
     target = Target("t", (ToolCall("f", {"x": "short"}),))
     text = calls({"name": "f", "parameters": {"x": "y" * 1000}}, *({"name": "g", "parameters": {}} for _ in range(99)))
-    reasons = REWARD.score_completion(text, target).reasons
+    reasons = score(REWARD, text, target).reasons
     assert reasons[0] == f'call 1 (f): x: "{"y" * 56}... != "short"'
     assert reasons[1:] == ("spurious call g",) * 19 + ("and more",)
 
@@ -152,7 +156,7 @@ def test_long_values_and_lists_are_cut() -> None:
     ],
 )
 def test_truncated_unless_exact(text: str, target: Target, outcome: Outcome) -> None:
-    whole, cut = (REWARD.score_completion(text, target, truncated=flag) for flag in (False, True))
+    whole, cut = (score(REWARD, text, target, truncated=flag) for flag in (False, True))
     assert cut.outcome is outcome
     assert (cut.total, cut.parts) == (whole.total, whole.parts)
     added = () if outcome is Outcome.EXACT else ("truncated: cut off at the token limit",)
@@ -162,42 +166,33 @@ def test_truncated_unless_exact(text: str, target: Target, outcome: Outcome) -> 
 def test_length_is_one_more_part() -> None:
     thought = "w " * 128  # 128 / 512 = 0.25
     text = EXACT.replace("<think> a </think>", f"<think> {thought}</think>")
-    assert LENGTH.score_completion(text, WEATHER) == Score(
+    assert score(LENGTH, text, WEATHER) == Score(
         4.25,
         {"format": 1.0, "correctness": 3.0, "length": 0.25},
         Outcome.EXACT,
         ("length: 128 words of thought, full at 512",),
     )
-    full = LENGTH.score_completion(text.replace(thought, thought * 4), WEATHER)
-    assert (full.total, full.reasons) == (LENGTH.maximum, ())
+    full = score(LENGTH, text.replace(thought, thought * 4), WEATHER)
+    assert (full.total, full.reasons) == (5.0, ())
 
 
 def test_a_batch_is_its_completions_in_order() -> None:
     texts, targets, cut = [EXACT, "", "x"], [WEATHER, REPLY, WEATHER], [False, False, True]
-    assert REWARD.score_batch(texts, targets, cut) == [
-        REWARD.score_completion(text, target, truncated=flag)
-        for text, target, flag in zip(texts, targets, cut, strict=True)
-    ]
-
-
-def test_find_reward() -> None:
-    assert (REWARD.name, REWARD.parts, REWARD.maximum) == ("fine-grained", ("format", "correctness"), 4.0)
-    assert (LENGTH.name, LENGTH.parts, LENGTH.maximum) == ("length", ("format", "correctness", "length"), 5.0)
-    assert REWARD.digest == find_reward("fine-grained").digest != LENGTH.digest
-    with pytest.raises(ConfigError) as error:
-        find_reward("fine-graned")
-    assert str(error.value) == (
-        "unknown reward 'fine-graned'; choose from fine-grained, length; did you mean 'fine-grained'?"
-    )
+    rollouts = [Rollout(*row) for row in zip(texts, targets, cut, strict=True)]
+    scores = REWARD.score_batch(rollouts)
+    assert scores == [REWARD.score(rollout) for rollout in rollouts]
+    unexplained = REWARD.score_batch(rollouts, explain=False)
+    assert [found[:3] for found in unexplained] == [found[:3] for found in scores]
+    assert [found.reasons for found in unexplained] == [(), (), ("truncated: cut off at the token limit",)]
 
 
 def test_the_example_of_the_documentation() -> None:
-    target, completion, score = (
+    target, completion, expected = (
         block.split("```")[0] for block in DOCS.read_text("utf-8").split("An example by hand")[1].split("\n```")[1:6:2]
     )
-    got = REWARD.score_completion(completion.removeprefix("text\n"), Target.from_json(json.loads(target[4:]))).to_json()
+    got = score(REWARD, completion.removeprefix("text\n"), Target.from_json(json.loads(target[4:]))).to_json()
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in got.items()}
-    assert rounded == json.loads(score[4:])
+    assert rounded == json.loads(expected[4:])
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -231,28 +226,29 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_completions_get_a_finite_score(reward: Any, text: str) -> None:
     for target in (WEATHER, REPLY, NONE):
-        score = reward.score_completion(text, target)
-        assert -3 <= score.total <= reward.maximum
-        assert score.outcome is not Outcome.EXACT
-        assert sum(map(len, score.reasons)) < 3000
-        json.dumps(score.to_json(), allow_nan=False)
+        found = score(reward, text, target)
+        low, high = reward.bounds()
+        assert low <= found.total <= high
+        assert found.outcome is not Outcome.EXACT
+        assert sum(map(len, found.reasons)) < 3000
+        json.dumps(found.to_json(), allow_nan=False)
 
 
 def test_values_at_the_edge_of_the_recursion_limit() -> None:
     for depth in range(900, 1000):
         nested = "[" * depth + "]" * depth
         text = calls('{"name": "f", "parameters": {"x": ' + nested + ', "y": ' + nested + "}}")
-        assert math.isfinite(REWARD.score_completion(text, Target("t", (ToolCall("f", {"x": [[]]}),))).total)
+        assert math.isfinite(score(REWARD, text, Target("t", (ToolCall("f", {"x": [[]]}),))).total)
         if (decoded := decode(nested)) is not None:
-            assert math.isfinite(REWARD.score_completion(text, Target("t", (ToolCall("f", {"x": decoded}),))).total)
+            assert math.isfinite(score(REWARD, text, Target("t", (ToolCall("f", {"x": decoded}),))).total)
 
 
 def test_a_gold_value_too_deep_to_print() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
-    score = REWARD.score_completion(calls(weather(city=1)), Target("t", (ToolCall("get_weather", {"city": deep}),)))
-    assert score.reasons == ("call 1 (get_weather): city: 1 != (nested too deeply)",)
+    found = score(REWARD, calls(weather(city=1)), Target("t", (ToolCall("get_weather", {"city": deep}),)))
+    assert found.reasons == ("call 1 (get_weather): city: 1 != (nested too deeply)",)
 
 
 def decode(text: str) -> Any:
@@ -282,14 +278,14 @@ TARGETS = st.builds(Target, st.just("t"), GOLD_CALLS, st.none() | st.text(max_si
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, TARGETS, st.booleans())
 def test_any_text_scores_within_bounds(text: str, target: Target, truncated: bool) -> None:
-    score = LENGTH.score_completion(text, target, truncated=truncated)
-    assert list(score.parts) == list(LENGTH.parts)
-    assert score.parts["format"] in (0.0, 1.0)
-    assert -3 <= score.parts["correctness"] <= 3
-    assert 0 <= score.parts["length"] <= 1
-    assert score.total == pytest.approx(math.fsum(score.parts.values()))
-    assert (score.outcome is Outcome.EXACT) == (score.parts["correctness"] == 3)
-    assert score == LENGTH.score_completion(text, target, truncated=truncated)
+    found = score(LENGTH, text, target, truncated=truncated)
+    assert list(found.parts) == ["format", "correctness", "length"]
+    assert found.parts["format"] in (0.0, 1.0)
+    assert -3 <= found.parts["correctness"] <= 3
+    assert 0 <= found.parts["length"] <= 1
+    assert found.total == pytest.approx(math.fsum(found.parts.values()))
+    assert (found.outcome is Outcome.EXACT) == (found.parts["correctness"] == 3)
+    assert found == score(LENGTH, text, target, truncated=truncated)
 
 
 @settings(max_examples=200, deadline=None)
@@ -300,10 +296,10 @@ def test_the_gold_itself_is_perfect_in_any_order(target: Target, random: Any) ->
     order = list(target.tool_calls)
     random.shuffle(order)
     text = find_format("toolrl").render_target(Target(target.thought, tuple(order), target.response))
-    score = REWARD.score_completion(text, target)
+    found = score(REWARD, text, target)
     outcome = Outcome.EXACT if target.tool_calls else Outcome.ABSTAINED
     correctness = 3.0 if target.tool_calls else 0.0
-    assert score == Score(1.0 + correctness, {"format": 1.0, "correctness": correctness}, outcome)
+    assert found == Score(1.0 + correctness, {"format": 1.0, "correctness": correctness}, outcome)
 
 
 def read_gold_texts() -> list[str]:
@@ -314,12 +310,13 @@ def read_gold_texts() -> list[str]:
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs the real rows")
 def test_real_gold_texts() -> None:
-    found: dict[tuple[float, str], int] = {}
+    counts: Counter[tuple[float, str]] = Counter()
     for text in read_gold_texts():
-        score = REWARD.score_completion(text, find_format("toolrl").parse_target(text))
-        key = (score.total, score.outcome.value)
-        found[key] = found.get(key, 0) + 1
+        target = find_format("toolrl").parse_target(text)
+        found = score(REWARD, text, target)
+        counts[found.total, found.outcome.value] += 1
         literal_tag = "<tool_call>" in text.split("</think>")[0]
-        assert (score.outcome is Outcome.MALFORMED) == literal_tag
+        assert (found.outcome is Outcome.MALFORMED) == literal_tag
+        assert score(find_reward("robust"), text, target).total == 4.0
     # 346 + 71 rows hold calls; 17 thoughts mention <tool_call>, which costs a completion its calls and its format
-    assert found == {(4.0, "exact"): 400, (1.0, "abstained"): 63, (-3.0, "malformed"): 17}
+    assert counts == {(4.0, "exact"): 400, (1.0, "abstained"): 63, (-3.0, "malformed"): 17}

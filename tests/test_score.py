@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 from toolrl_cli.errors import ConfigError, DataError, GateFailed
+from toolrl_cli.records import Json
 from toolrl_cli.rewards import find_reward
-from toolrl_cli.scoring import Tally, check, score_file
+from toolrl_cli.scoring import ScoreConfig, check, score_file
+from toolrl_cli.scoring.run import read_gates
 
 TARGET: dict[str, Any] = {"thought": "t", "tool_calls": [{"name": "f", "arguments": {"a": 1}}], "response": None}
 GOLD_TEXT = '<think> t </think>\n<tool_call>\n{"name": "f", "parameters": {"a": 1}}\n</tool_call>'
@@ -45,9 +48,16 @@ SCORED = [
 SUMMARY = {
     "reward": "fine-grained",
     "reward_digest": find_reward().digest,
-    "rows": 3,
+    "n": 3,
     "malformed_rows": 0,
     "mean": {"total": -0.6667, "format": 0.3333, "correctness": -1.0},
+    # totals 4, -3, -3: deviations 14/3, -7/3, -7/3, so the variance is (196 + 49 + 49) / 9 / 2 = 49/3
+    "std": {"total": 4.0415, "format": 0.5774, "correctness": 3.4641},
+    "percentiles": {
+        "total": {"p5": -3.0, "p25": -3.0, "p50": -3.0, "p75": 4.0, "p95": 4.0},
+        "format": {"p5": 0.0, "p25": 0.0, "p50": 0.0, "p75": 1.0, "p95": 1.0},
+        "correctness": {"p5": -3.0, "p25": -3.0, "p50": -3.0, "p75": 3.0, "p95": 3.0},
+    },
     "exact_rate": 0.3333,
     "outcomes": {
         "exact": 1,
@@ -76,16 +86,23 @@ def toolrl(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[s
     return subprocess.run(command, input=stdin, capture_output=True, text=True, encoding="utf-8", timeout=60)
 
 
-def score(data: Path, output: Path | None = None, **options: Any) -> tuple[Tally, list[str]]:
+def score(data: Path, output: Path | None = None, **options: Any) -> tuple[Json, list[str]]:
+    """The summary without what the clock says, and the lines about rows left out."""
     messages: list[str] = []
-    return score_file(data, find_reward(), output, messages.append, **options), messages
+    summary = score_file(ScoreConfig(data=data, output=output, **options), messages.append)
+    return untimed(summary), messages
+
+
+def untimed(summary: Json) -> Json:
+    assert summary["rows_per_second"] > 0
+    return {name: value for name, value in summary.items() if name not in ("seconds", "rows_per_second")}
 
 
 def test_rows_are_written_with_their_score(tmp_path: Path) -> None:
     out = tmp_path / "new" / "scored.jsonl"
-    tally, messages = score(write(tmp_path / "rows.jsonl", *ROWS), out)
+    summary, messages = score(write(tmp_path / "rows.jsonl", *ROWS), out)
     assert read(out) == [{**row, "score": scored} for row, scored in zip(ROWS, SCORED, strict=True)]
-    assert (tally.to_json(), messages) == (SUMMARY, [])
+    assert (summary, messages) == (SUMMARY, [])
 
 
 def test_scored_rows_can_be_scored_again(tmp_path: Path) -> None:
@@ -103,7 +120,7 @@ BAD_ROWS = [
     ("[" * 100_000, "nested too deeply"),
     ('{"completion": "x", "target": {}, "n": ' + "9" * 10_000 + "}", "a number has over 4300 digits"),
     ([EXACT], "row must be an object, not a list"),
-    (None, "not JSON; each line must hold one JSON value"),
+    (None, "row must be an object, not null"),
     (1.5, "row must be an object, not a number"),
     ({"target": TARGET}, 'no "completion" field; each row needs the text that a model wrote'),
     ({"completion": None, "target": TARGET}, "completion must be a string, not null"),
@@ -116,6 +133,12 @@ BAD_ROWS = [
     ({"completion": "x", "target": {"tool_calls": {}, "thought": 1}}, "thought must be a string, not a number"),
     ({"completion": "x", "target": {"tool_calls": [{"name": "f"}]}}, "tool call arguments must be an object, not null"),
     ({"completion": "x", "target": TARGET, "truncated": "yes"}, "truncated must be a boolean, not a string"),
+    ({"completion": "x", "target": TARGET, "step": -1}, "step must be a training step, a whole number from 0, not -1"),
+    (
+        {"completion": "x", "target": TARGET, "step": "3"},
+        "step must be a training step, a whole number from 0, not '3'",
+    ),
+    ({"completion": "x", "target": TARGET, "tools": {"a": 1}}, "tools must be a list, not an object"),
     ({"completion": "x", "ground_truth": 1}, "ground_truth must be a string, not a number"),
     (
         {"completion": "x", "ground_truth": "hello"},
@@ -127,12 +150,12 @@ BAD_ROWS = [
 @pytest.mark.parametrize(("row", "why"), BAD_ROWS, ids=range(len(BAD_ROWS)))
 def test_a_bad_row_is_left_out_and_told(tmp_path: Path, row: object, why: str) -> None:
     data, out = write(tmp_path / "rows.jsonl", EXACT, row, NO_CALL), tmp_path / "out.jsonl"
-    tally, messages = score(data, out)
+    summary, messages = score(data, out)
     assert messages == [f"{data}:2: {why}"]
     assert [kept["id"] for kept in read(out)] == ["1", "2"]
-    assert (tally.rows, tally.malformed_rows) == (2, 1)
+    assert (summary["n"], summary["malformed_rows"]) == (2, 1)
     with pytest.raises(DataError) as error:
-        check(tally, data, fail_under=-9)
+        check(summary, ScoreConfig(data=data, fail_under={"total": -9.0}))
     assert str(error.value) == f"{data}: 1 of 3 rows could not be scored; mend or remove them"
     with pytest.raises(DataError) as error:
         score(data, tmp_path / "strict.jsonl", strict=True)
@@ -151,9 +174,12 @@ def test_no_row_to_score(tmp_path: Path, content: str) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes(b'{"completion": "\xe9"}\n')
-    for name, why in (("none.jsonl", "no such file"), ("latin.jsonl", "not UTF-8 text"), (".", "is a directory")):
+    for name, why in (("none.jsonl", "no such file"), ("latin.jsonl", "no rows to score"), (".", "is a directory")):
         with pytest.raises(DataError, match=why):
             score(tmp_path / name)
+    data = tmp_path / "mixed.jsonl"
+    data.write_bytes(b"\xef\xbb\xbf" + json.dumps(EXACT).encode() + b"\r\n" + b'{"completion": "\xe9"}\n')
+    assert score(data)[1] == [f"{data}:2: not UTF-8 text"]
 
 
 def test_an_output_is_not_replaced_unasked(tmp_path: Path) -> None:
@@ -165,40 +191,47 @@ def test_an_output_is_not_replaced_unasked(tmp_path: Path) -> None:
     assert [row["score"]["total"] for row in read(out)] == [4.0]
 
 
-def test_the_gate(tmp_path: Path) -> None:
+def test_the_gates(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", EXACT, NO_CALL)  # mean (4 - 3) / 2 = 0.5
-    tally, _ = score(data)
-    check(tally, data, 0.5)
-    check(tally, data, None)
-    with pytest.raises(GateFailed) as error:
-        check(tally, data, 0.51)
-    assert str(error.value) == f"{data}: mean total 0.5000 is under 0.51"
+    summary, _ = score(data)
+    for met in ({}, {"total": 0.5}, {"format": 0.5, "exact_rate": 0.5}):
+        check(summary, ScoreConfig(data=data, fail_under=met))
+    for missed, why in (
+        ({"total": 0.51}, "total 0.5000 is under 0.51"),
+        ({"format": 0.6}, "format 0.5000 is under 0.6"),
+    ):
+        with pytest.raises(GateFailed) as error:
+            check(summary, ScoreConfig(data=data, fail_under=missed))
+        assert str(error.value) == f"{data}: mean {why}"
+    with pytest.raises(ConfigError, match=r"--fail-under formt: no such part; choose from total, format, .*'format'"):
+        score(data, fail_under={"formt": 1.0})
+
+
+def test_how_gates_are_written() -> None:
+    assert read_gates(["2.5", "format=-1", "exact_rate=0.5"]) == {"total": 2.5, "format": -1.0, "exact_rate": 0.5}
+    for text in ("high", "format=", "nan", "total=inf", ""):
+        with pytest.raises(ConfigError, match=f"--fail-under {text}: must be a number, or part=number"):
+            read_gates([text])
 
 
 def test_command_prints_one_json_object(tmp_path: Path) -> None:
     done = toolrl("score", write(tmp_path / "rows.jsonl", *ROWS), "--json")
-    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, SUMMARY, "")
+    assert (done.returncode, untimed(json.loads(done.stdout)), done.stderr) == (0, SUMMARY, "")
 
 
 def test_command_prints_a_table(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", *ROWS)
     done = toolrl("score", data, "--reward", "length", "--output", tmp_path / "out.jsonl")
-    words = {
-        line.strip("│ ").split("│")[0].strip(): line.split()[-2] for line in done.stdout.splitlines() if "│" in line
-    }
+    table = [line.strip("│ ").split("│") for line in done.stdout.splitlines() if "│" in line]
     assert (done.returncode, done.stderr) == (0, "")
-    assert (words["reward"], words["rows"], words["mean.length"], words["outcomes.no_call"]) == (
-        "length",
-        "3",
-        "0.0",
-        "1",
-    )
-    assert sorted(name for name in words if name.startswith("outcomes")) == [
-        "outcomes.exact",
-        "outcomes.no_call",
-        "outcomes.truncated",
+    assert [[cell.strip() for cell in row[:3]] for row in table] == [
+        ["total", "-0.6667", "4.0415"],
+        ["format", "0.3333", "0.5774"],
+        ["correctness", "-1.0000", "3.4641"],
+        ["length", "0.0000", "0.0000"],
     ]
-    assert "reward_digest" not in words
+    assert re.search(r"^3 rows, \d+ a second, reward length$", done.stdout, re.MULTILINE)
+    assert "exact rate 0.3333; outcomes: exact 1, truncated 1, no_call 1\n" in done.stdout
     assert [row["score"]["length"] for row in read(tmp_path / "out.jsonl")] == [0.0, 0.0, 0.0]
 
 
@@ -207,7 +240,7 @@ def test_command_in_a_pipe(tmp_path: Path) -> None:
     done = toolrl("score", "-", "-o", "-", "--json", stdin=stdin)
     rows = [json.loads(line) for line in done.stdout.split("\n")[:-1]]
     assert [row["score"] for row in rows] == SCORED[:2]
-    assert (done.returncode, json.loads(done.stderr)["rows"]) == (0, 2)
+    assert (done.returncode, json.loads(done.stderr)["n"]) == (0, 2)
     again = toolrl("score", "-", stdin=done.stdout)
     assert (again.returncode, "score -" in again.stdout) == (0, True)
 
@@ -226,11 +259,172 @@ def test_command_exit_statuses(tmp_path: Path) -> None:
     gate = toolrl("score", write(tmp_path / "good.jsonl", NO_CALL), "--fail-under", "2.5")
     assert (gate.returncode, gate.stderr.endswith("mean total -3.0000 is under 2.5\n")) == (3, True)
     unknown = toolrl("score", data, "--reward", "lenght")
-    assert (unknown.returncode, unknown.stderr) == (
-        1,
-        "toolrl: unknown reward 'lenght'; choose from fine-grained, length; did you mean 'length'?\n",
+    assert (unknown.returncode, unknown.stderr.endswith("did you mean 'length'?\n")) == (1, True)
+    assert toolrl("score", data, "--fail-under", "high").returncode == 1
+
+
+def many_rows(count: int) -> list[Any]:
+    """Rows of every kind, some of them broken."""
+    kinds: list[Any] = [
+        EXACT,
+        NO_CALL,
+        CUT,
+        {**EXACT, "completion": GOLD_TEXT.replace("1", "2")},
+        "broken",
+        {"completion": "é"},
+    ]
+    return [row if isinstance(row := kinds[i % 6], str) else {**row, "n": i} for i in range(count)]
+
+
+def test_workers_give_the_bytes_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolrl_cli.scoring.run.CHUNK", 1000)
+    data = write(tmp_path / "rows.jsonl", *many_rows(500))
+    results = [score(data, tmp_path / f"{n}.jsonl", workers=n, group_by="prompt") for n in (1, 2)]
+    assert results[0] == results[1]
+    assert results[0][0]["malformed_rows"] == len(results[0][1]) == 166
+    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
+    assert [row["n"] for row in read(tmp_path / "1.jsonl")] == [i for i in range(500) if i % 6 < 4]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10**6])
+def test_pieces_of_any_size_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    data = write(tmp_path / "rows.jsonl", *many_rows(40))
+    whole = score(data, tmp_path / "whole.jsonl")
+    monkeypatch.setattr("toolrl_cli.scoring.run.CHUNK", size)
+    assert score(data, tmp_path / "pieces.jsonl") == whole
+    assert (tmp_path / "whole.jsonl").read_bytes() == (tmp_path / "pieces.jsonl").read_bytes()
+
+
+def test_a_line_keeps_its_bytes(tmp_path: Path) -> None:
+    line = '{"x": 1.50,"completion":"no",  "target": {"tool_calls": []}, "n": 1e2, "u": "\\u00e9 é"}'
+    out = tmp_path / "out.jsonl"
+    score(write(tmp_path / "rows.jsonl", line), out)
+    assert out.read_text("utf-8").startswith(line[:-1] + ', "score": {"total":0.0,"format":0.0,')
+    # a score that stands in the middle is taken out, and one inside a string is none
+    row = {"score": {"total": 9}, "completion": ', "score": {', "target": {}}
+    score(write(tmp_path / "rows.jsonl", row), out, overwrite=True)
+    assert [list(kept) for kept in read(out)] == [["completion", "target", "score"]]
+    assert read(out)[0]["completion"] == row["completion"]
+
+
+def test_the_step_of_a_row_wins(tmp_path: Path) -> None:
+    # two-stage: the exact call earns 1 + 1 before step 30, 0.5 + 3 from then on
+    rows = [
+        {**EXACT, "id": str(i)} | ({"step": step} if step is not None else {}) for i, step in enumerate([None, 29, 30])
+    ]
+    out = tmp_path / "out.jsonl"
+    score(write(tmp_path / "rows.jsonl", *rows), out, reward="two-stage", step=31)
+    assert [row["score"]["total"] for row in read(out)] == [3.5, 2.0, 3.5]
+
+
+def test_what_grpo_will_see(tmp_path: Path) -> None:
+    wrong = {**EXACT, "completion": GOLD_TEXT.replace("1", "2")}  # r_name 1, r_param 1 of 3: 1 - 3 + 6 * 2 / 3 = 2
+    rows = [("a", EXACT), ("a", EXACT), ("b", NO_CALL), ("b", NO_CALL), ("c", EXACT), ("c", wrong), ("d", EXACT)]
+    data = write(tmp_path / "rows.jsonl", *({**row, "prompt": [{"content": name}]} for name, row in rows))
+    groups = score(data, group_by="prompt")[0]["groups"]
+    assert groups == {
+        "groups": 4,
+        "sizes": {"1": 1, "2": 3},
+        "zero_variance": 0.75,
+        "solved": 0.5,
+        "stuck": 0.25,
+        "learnable": 0.2857,
+        "mean": 2.0,
+        "std": 0.3536,
+        "pass_at": {"1": 0.625, "2": 0.6667},
+    }
+    assert score(data, group_by="id")[0]["groups"]["groups"] == 2
+    histogram = score(data, group_by="prompt")[0]["histograms"]["format"]
+    assert histogram["counts"] == [2, 0, 0, 0, 0, 0, 0, 0, 0, 5]
+    done = toolrl("score", data, "--group-by", "prompt")
+    assert "4 groups (1 of 1, 3 of 2 completions)" in done.stdout
+    missing = toolrl("score", data, "--group-by", "colour", "--strict")
+    assert missing.stderr == f'toolrl: {data}:1: no "colour" field to group by\n'
+
+
+def test_completions_of_other_steps_are_other_groups(tmp_path: Path) -> None:
+    rows = [{**EXACT, "step": step} for step in (1, 1, 2, 2)]
+    assert score(write(tmp_path / "rows.jsonl", *rows), group_by="prompt")[0]["groups"]["sizes"] == {"2": 2}
+
+
+def test_explain_shows_a_diff(tmp_path: Path) -> None:
+    gold = {"tool_calls": [{"name": "f", "arguments": {"a": 1, "b": "x"}}, {"name": "h", "arguments": {}}]}
+    calls = '{"name": "f", "parameters": {"a": 1, "b": "y"}}\n{"name": "[red]g", "parameters": 3}'
+    text = f"<think> t </think>\n<tool_call>\n{calls}\n</tool_call>"
+    data = write(tmp_path / "rows.jsonl", {"id": "7", "completion": text, "target": gold})
+    done = toolrl("score", data, "--explain")
+    assert done.stdout.splitlines()[:11] == [
+        'line 1 "7" partial, total 0.8 (format 1, correctness -0.2)',
+        "    f",
+        "      a = 1",
+        '  -   b = "x"',
+        '  +   b = "y"',
+        "  - h",
+        "  + [red]g",
+        "  +   3",
+        '  # call 1 (f): b: "y" != "x"',
+        "  # missing call h",
+        "  # spurious call [red]g",
+    ]
+    piped = toolrl("score", data, "--explain", "--json")
+    assert json.loads(piped.stdout)["n"] == 1
+    assert piped.stderr.startswith("line 1")
+
+
+def test_against_a_baseline(tmp_path: Path) -> None:
+    better = [{**EXACT, "id": str(i)} for i in range(20)]
+    worse = [{**NO_CALL, "id": str(i)} for i in range(1, 21)]
+    score(write(tmp_path / "a.jsonl", *better), tmp_path / "better.jsonl")
+    score(write(tmp_path / "b.jsonl", *worse), tmp_path / "worse.jsonl")
+    up = toolrl("score", tmp_path / "a.jsonl", "--baseline", tmp_path / "worse.jsonl", "--json")
+    assert json.loads(up.stdout)["baseline"] == {
+        "file": str(tmp_path / "worse.jsonl"),
+        "pairs": 19,
+        "only_before": 1,
+        "only_now": 1,
+        "difference": 7.0,
+        "low": 7.0,
+        "high": 7.0,
+    }
+    assert up.returncode == 0
+    down = toolrl("score", tmp_path / "b.jsonl", "--baseline", tmp_path / "better.jsonl")
+    assert (down.returncode, "lower than in" in down.stderr) == (3, True)
+    assert "total -7.0000 [-7.0000, -7.0000] over 19 ids (1 only there, 1 only here)" in down.stdout
+    other = toolrl("score", tmp_path / "b.jsonl", "--baseline", tmp_path / "b.jsonl")
+    assert (other.returncode, "toolrl score -o writes it" in other.stderr) == (1, True)
+    write(tmp_path / "c.jsonl", {**EXACT, "id": "z"})
+    apart = toolrl("score", tmp_path / "c.jsonl", "--baseline", tmp_path / "better.jsonl")
+    assert (apart.returncode, "no id in common" in apart.stderr) == (1, True)
+
+
+def test_a_function_of_the_user_scores_in_workers_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def words(completions, **columns):\n    return [len(c[0]['content'].split()) for c in completions]\n"
     )
-    assert toolrl("score", data, "--fail-under", "high").returncode == 2
+    data = write(tmp_path / "rows.jsonl", EXACT, NO_CALL)
+    done = toolrl("score", data, "--reward", f"{tmp_path / 'mine.py'}:words", "--workers", "2", "--json")
+    assert json.loads(done.stdout)["mean"] == {"total": 5.5, "words": 5.5}  # 10 words and 1
+    (tmp_path / "mine.py").write_text("def words(completions, **columns):\n    raise ValueError('bad day')\n")
+    failed = toolrl("score", data, "--reward", f"{tmp_path / 'mine.py'}:words", "--workers", "2")
+    assert (failed.returncode, failed.stderr.endswith("raises ValueError: bad day\n")) == (1, True)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    peaks = []
+    for megabytes in (20, 300):
+        data = tmp_path / "rows.jsonl"
+        line = json.dumps({**NO_CALL, "completion": "x" * 1000}) + "\n"
+        data.write_text(line * (megabytes * 1_000_000 // len(line)))
+        code = (
+            "import resource, sys; from toolrl_cli.cli import app\n"
+            "try: app()\n"
+            "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
+        )
+        command = [sys.executable, "-c", code, "score", str(data), "-o", str(tmp_path / "out.jsonl"), "--overwrite"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stderr.splitlines()[-1]))
+    assert peaks[1] < min(500, peaks[0] + 50)
 
 
 def test_a_reader_that_leaves_the_pipe_early(tmp_path: Path) -> None:

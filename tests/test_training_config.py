@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import InProcess, refusal, snapshot
 
-from toolrl_cli.commands.options import parse_settings
+from toolrl_cli.commands.options import SETTINGS, parse_settings
 from toolrl_cli.errors import ConfigError
 from toolrl_cli.training.arguments import build_arguments
 from toolrl_cli.training.config import GrpoConfig, SftConfig
@@ -63,7 +63,7 @@ def test_the_manifest_records_what_decides_the_result() -> None:
 
 def test_settings_are_read_as_yaml_and_numbers_as_python_reads_them() -> None:
     settings = ["a=1", "b=1e-6", "c=true", "d=text", "e=[1, 2]", "f={k: 1}", "g=x=y", "h=", "i=: bad: yaml"]
-    assert parse_settings(settings) == {
+    assert parse_settings(settings, "--set") == {
         "a": 1,
         "b": 1e-6,
         "c": True,
@@ -79,7 +79,7 @@ def test_settings_are_read_as_yaml_and_numbers_as_python_reads_them() -> None:
 @pytest.mark.parametrize("setting", ["weight_decay", "=1", ""])
 def test_a_setting_needs_a_key_and_a_value(setting: str) -> None:
     with pytest.raises(ConfigError, match=r"^--set .*: must read key=value$"):
-        parse_settings([setting])
+        parse_settings([setting], "--set")
 
 
 def test_arguments_take_the_options_and_the_overrides_win() -> None:
@@ -116,7 +116,7 @@ def test_arguments_that_trl_cannot_take_are_refused(overrides: dict[str, Any], w
 def test_help_shows_each_option_with_its_text(cli: InProcess, command: str, config: type) -> None:
     shown = " ".join(cli(command, "--help").stdout.split())
     for option in fields(config):
-        name = {"data": "data", "overrides": "--set"}.get(option.name, f"--{option.name.replace('_', '-')}")
+        name = ({"data": "data"} | SETTINGS).get(option.name, f"--{option.name.replace('_', '-')}")
         assert name in shown
 
 
@@ -145,7 +145,7 @@ def test_yaml_gives_options_and_the_command_line_wins(
         ("lerning_rate: 1", "no option 'lerning_rate' in toolrl sft; did you mean 'learning-rate'?"),
         ("max_steps: 2", "no option 'max_steps' in toolrl sft; did you mean 'max-steps'?"),
         ("zzz: 1", "no option 'zzz' in toolrl sft"),
-        ("- a\n- b", "must hold a mapping of option names to values"),
+        ("- a\n- b", "must hold a mapping of names to values"),
     ],
 )
 def test_a_yaml_file_that_does_not_fit_is_refused(

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.progress import Progress
 
 T = TypeVar("T")
@@ -68,16 +70,23 @@ def print_record(title: str, record: dict[str, Any], *, as_json: bool, stderr: b
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
+def progress_bar(*, in_bytes: bool = False) -> Iterator[Progress]:
     """A bar on stderr with time left; silent when stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
@@ -91,6 +100,30 @@ def progress_counter(description: str) -> Iterator[Callable[[int, int], None]]:
     with progress_bar() as progress:
         task = progress.add_task(description, total=None, note="")
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def byte_progress(description: str, path: Path) -> Iterator[Callable[[int], None]]:
+    """A bar over the bytes of a file, moved on by the number read; nothing is loaded when nobody would see it."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    with progress_bar(in_bytes=True) as progress:
+        total = path.stat().st_size if path.is_file() else None
+        task = progress.add_task(description, total=total, note="")
+        yield lambda count: progress.advance(task, count)
+
+
+def print_diff(lines: Iterable[str], *, stderr: bool = False) -> None:
+    """Print the lines of a diff in colour: `-` red, `+` green, headings bold."""
+    from rich.console import Console
+    from rich.text import Text
+
+    styles = {"@": "bold", "  -": "red", "  +": "green", "  #": "dim"}
+    console = Console(stderr=stderr, soft_wrap=True, highlight=False)
+    for line in lines:
+        style = next((style for start, style in styles.items() if line.startswith(start)), "")
+        console.print(Text(line.removeprefix("@ "), style=style))
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

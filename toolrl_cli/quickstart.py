@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from toolrl_cli.benches.stats import Interval, bootstrap_difference
-from toolrl_cli.errors import SetupError
 from toolrl_cli.evaluation import RESULTS, EvalConfig, Summary, evaluate
 from toolrl_cli.jsonl import read_json, read_records, write_json
 from toolrl_cli.manifest import Manifest, open_output
 from toolrl_cli.prepare import PrepareConfig, prepare_examples
 from toolrl_cli.records import Json, expect
+from toolrl_cli.samples import find_samples
 from toolrl_cli.training.config import GrpoConfig, SftConfig, TrainingConfig
 
 T = TypeVar("T")
@@ -114,20 +114,21 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         learning_rate=1e-3,
         batch_size=8,
         micro_batch_size=4,
-        max_steps=10,
-        save_steps=5,
+        max_steps=6,
+        save_steps=3,
         **shared,
     )
     grpo = GrpoConfig(
         data=train,
         model=str(sft.output),
         output=folder / "grpo",
-        learning_rate=4e-4,
-        batch_size=16,
+        learning_rate=5e-4,
+        batch_size=32,
         micro_batch_size=16,
-        num_generations=4,
+        num_generations=8,
         max_completion_length=80,
-        max_steps=14,
+        temperature=0.6,
+        max_steps=16,
         save_steps=2,
         overrides={"warmup_steps": 2},
         **shared,
@@ -153,7 +154,7 @@ def plan_evals(
     """The two evaluations of a stage."""
     common = {"model": model, "max_new_tokens": 96, "batch_size": 32, **shared}
     return (
-        EvalConfig(bench="examples", output=folder / f"eval-{stage}", data=held_out, limit=64, **common),
+        EvalConfig(bench="examples", output=folder / f"eval-{stage}", data=held_out, **common),
         EvalConfig(bench="bfcl", output=folder / f"bfcl-{stage}", categories=("simple_python",), limit=8, **common),
     )
 
@@ -233,15 +234,6 @@ def read_totals(path: Path) -> dict[str, float]:
     """The total reward of each entry of an evaluation."""
     rows = read_records(path, lambda row: expect(row, dict, "result"))
     return {row["id"]: row["score"]["total"] for row in rows}
-
-
-def find_samples() -> Path:
-    """The folder of sample data: beside the package in a checkout, inside it once installed from a wheel."""
-    package = Path(__file__).parent
-    for folder in (package / "data_samples", package.parent / "data_samples"):
-        if folder.is_dir():
-            return folder
-    raise SetupError(f"{package}: comes without data_samples; install toolrl from its repository or wheel")
 
 
 def command_lines(recipe: Recipe) -> tuple[str, ...]:

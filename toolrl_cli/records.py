@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from toolrl_cli.errors import DataError
 
@@ -38,12 +38,15 @@ class ToolCall:
         return {"name": self.name, "arguments": self.arguments}
 
 
-@dataclass(frozen=True, slots=True)
-class PredictedCall:
-    """A call as a model wrote it: any JSON value may stand where a name and an object belong."""
+class PredictedCall(NamedTuple):
+    """A call as a model wrote it: any JSON value may stand where a name and an object belong.
+
+    `extra` says that the call object had other fields too, so that as a whole it equals no gold call.
+    """
 
     name: object
     arguments: object
+    extra: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +133,32 @@ class Outcome(StrEnum):
     ABSTAINED = "abstained"
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Rollout(NamedTuple):
+    """What a reward looks at: a completion, its gold, and where it comes from.
+
+    `truncated` says that the text ran into the token limit, `step` is the training step that
+    schedules read, `tools` are the example's, for rewards that compare values by their schemas.
+    """
+
+    text: str
+    target: Target
+    truncated: bool = False
+    step: int = 0
+    tools: tuple[Json, ...] = ()
+
+
+class Score(NamedTuple):
     """A reward with its parts, what became of the completion, and reasons a person can act on."""
 
     total: float
     parts: Mapping[str, float]
     outcome: Outcome
     reasons: tuple[str, ...] = ()
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether the step was done right: the exact calls, or none where none is gold."""
+        return self.outcome in (Outcome.EXACT, Outcome.ABSTAINED)
 
     def to_json(self) -> Json:
         """The record as JSON values: `{"total", <part>..., "outcome", "reasons"}`."""

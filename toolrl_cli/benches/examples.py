@@ -10,7 +10,7 @@ from toolrl_cli.benches.stats import bootstrap_mean, wilson
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
-from toolrl_cli.records import Example, Outcome, Target
+from toolrl_cli.records import Example, Outcome, Rollout, Target
 from toolrl_cli.rewards import Reward
 
 
@@ -48,7 +48,7 @@ class ExamplesBench:
         """Correct is the exact calls, or where the target holds none, no call and the response it asks for."""
         target: Target = entry.payload
         completion = answer.completion
-        score = self._reward.score_completion(completion.text, target, truncated=completion.truncated)
+        score = self._reward.score(Rollout(completion.text, target, completion.truncated, tools=entry.tools))
         correct = score.outcome is (Outcome.EXACT if target.tool_calls else Outcome.ABSTAINED)
         error_type, error = ("parse", answer.error) if answer.error else (None, None)
         if correct and not target.tool_calls and target.response is not None and not self._responds(completion.text):

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import typer
 
-from toolrl_cli.errors import ConfigError, first_line, nearest
+from toolrl_cli.errors import ConfigError, nearest
 
 C = TypeVar("C")
 
@@ -22,13 +22,15 @@ def load_config(ctx: typer.Context, path: Path | None) -> None:
         ConfigError: the file is no mapping, names an option the command has not, or a value is of another type.
         DataError: the file is missing or unreadable.
     """
+    from toolrl_cli.jsonl import read_yaml
+
     if path is None:
         return
     params = [param for param in ctx.command.params if param.expose_value]
     spelled = [(opt, param) for param in params for opt in param.opts if opt.startswith("--") or opt == param.name]
     known = {opt.removeprefix("--"): param for opt, param in spelled}
     found: dict[str, Any] = {}
-    for name, value in read_mapping(path).items():
+    for name, value in read_yaml(path).items():
         if name not in known:
             raise ConfigError(f"{path}: no option {name!r} in toolrl {ctx.info_name}{nearest(str(name), list(known))}")
         param = known[name]
@@ -38,24 +40,6 @@ def load_config(ctx: typer.Context, path: Path | None) -> None:
         except typer.BadParameter as error:
             raise ConfigError(f"{path}: {name}: {error.message}") from error
     ctx.default_map = found
-
-
-def read_mapping(path: Path) -> dict[object, Any]:
-    """The mapping that a YAML file holds; raise `ConfigError` when it is none."""
-    import yaml
-
-    from toolrl_cli.jsonl import open_text
-
-    try:
-        with open_text(path) as stream:
-            values = yaml.safe_load(stream)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else path
-        raise ConfigError(f"{where}: not YAML ({getattr(error, 'problem', None) or first_line(error)})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold a mapping of option names to values")
-    return values
 
 
 def spell(value: Any, param: Any) -> Any:
@@ -87,21 +71,34 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run in the same output folder.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only this many examples.")]
+RewardName = Annotated[str, typer.Option("--reward", help="Preset, .yaml file of a reward spec, or module:function.")]
+MatchingName = Annotated[
+    Literal["optimal", "greedy"] | None,
+    typer.Option(
+        "--matching", help="How calls are paired: as the paper says (optimal), or its released code (greedy)."
+    ),
+]
+RewardSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set-reward", help="A value of the reward spec, as part.key=value; repeat for more."),
+]
 NAMES = {"output": ("--output", "-o")}
+SETTINGS = {"overrides": "--set", "reward_settings": "--set-reward"}
 
 
 def takes(record: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[..., None]]:
     """Give a command one option for each field of a config dataclass, beside `--json`, `--config` and `--debug`.
 
-    The fields are `Annotated` with their help text; `data` becomes the argument, and `overrides`
-    the repeatable `--set key=value`. The command is called with the record and `as_json`.
+    The fields are `Annotated` with their help text; `data` becomes the argument, and those of
+    `SETTINGS` repeatable `key=value` options. The command is called with the record and `as_json`.
     """
 
     def decorate(command: Callable[[C, bool], None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
             told = {field.name: values[field.name] for field in fields(record)}  # type: ignore[arg-type]
-            if "overrides" in told:
-                told["overrides"] = parse_settings(told["overrides"])
+            for name, option in SETTINGS.items():
+                if name in told:
+                    told[name] = parse_settings(told[name], option)
             command(record(**told), values["as_json"])
 
         parameters = [parameter_of(field, hint) for field, hint in annotated_fields(record)]
@@ -130,8 +127,8 @@ def parameter_of(field: Field[Any], hint: Any) -> Parameter:
     kind, text = get_args(hint)
     if field.name == "data":
         return keyword_only(field.name, Annotated[kind, typer.Argument(readable=False, help=text)], Parameter.empty)
-    if field.name == "overrides":
-        return keyword_only(field.name, Annotated[list[str], typer.Option("--set", help=text)], [])
+    if field.name in SETTINGS:
+        return keyword_only(field.name, Annotated[list[str], typer.Option(SETTINGS[field.name], help=text)], [])
     names = NAMES.get(field.name, (f"--{field.name.replace('_', '-')}",))
     default = Parameter.empty if field.default is MISSING else field.default
     return keyword_only(field.name, Annotated[kind, typer.Option(*names, readable=False, help=text)], default)
@@ -142,8 +139,8 @@ def keyword_only(name: str, hint: Any, default: Any) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
-def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """`["key=value", ...]` as a dictionary of values that are read as YAML.
+def parse_settings(settings: list[str], option: str) -> dict[str, Any]:
+    """`["key=value", ...]`, given by an option, as a dictionary of values that are read as YAML.
 
     Raises:
         ConfigError: a setting has no `=`.
@@ -152,7 +149,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set {setting}: must read key=value")
+            raise ConfigError(f"{option} {setting}: must read key=value")
         values[key] = parse_value(text)
     return values
 

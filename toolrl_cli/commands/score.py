@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from toolrl_cli.commands.options import AsJson, ConfigFile, Debug, Overwrite
-from toolrl_cli.console import log, print_record
+from toolrl_cli.commands import options
+from toolrl_cli.console import log, print_diff, print_json, print_table, print_text, results_to
 
 
 def score(
@@ -16,21 +16,44 @@ def score(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", readable=False, help="Scored rows; - is standard output.")
     ] = None,
-    reward: Annotated[str, typer.Option(help="Reward preset, such as fine-grained or length.")] = "fine-grained",
-    fail_under: Annotated[float | None, typer.Option(help="Exit with 3 when the mean total is lower.")] = None,
+    reward: options.RewardName = "fine-grained",
+    matching: options.MatchingName = None,
+    set_reward: options.RewardSettings = None,
+    step: Annotated[int, typer.Option(min=0, help="Training step of rows that name none, for schedules.")] = 0,
+    group_by: Annotated[str | None, typer.Option(help="Report groups too; prompt, or a field of the rows.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print each row's calls as a diff, and the reasons.")
+    ] = False,
+    fail_under: Annotated[
+        list[str] | None, typer.Option(help="Exit with 3 when the mean total is lower, or part=value; repeat for more.")
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(readable=False, help="Scored rows to compare with, by id; exit with 3 when surely worse."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed row.")] = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
-    debug: Debug = False,
+    seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    config: options.ConfigFile = None,
+    debug: options.Debug = False,
 ) -> None:
     """Score completions against their targets. Each row gets its reward parts, an outcome and reasons."""
-    from toolrl_cli.jsonl import STDIO
-    from toolrl_cli.rewards import find_reward
-    from toolrl_cli.scoring import check, score_file
+    from toolrl_cli.scoring import report, run
 
-    tally = score_file(data, find_reward(reward), output, log, strict=strict, overwrite=overwrite)
-    print_record(
-        f"score {data}", tally.to_json() if as_json else tally.shown(), as_json=as_json, stderr=output == STDIO
-    )
-    check(tally, data, fail_under)
+    settings = run.ScoreConfig(
+        data=data, output=output, reward=reward, matching=matching,
+        settings=options.parse_settings(set_reward or [], "--set-reward"), step=step, workers=workers,
+        explain=explain, group_by=group_by, baseline=baseline, fail_under=run.read_gates(fail_under or []),
+        strict=strict, seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+    piped = str(output) == "-"
+    summary = run.score_file(settings, log, lambda lines: print_diff(lines, stderr=as_json or piped))
+    with results_to(stderr=piped):
+        if as_json:
+            print_json(summary)
+        else:
+            print_table(f"score {data}", *report.table(summary))
+            print_text("\n".join(report.lines(summary)))
+    run.check(summary, settings)

@@ -103,10 +103,10 @@ class ToolrlFormat:
         Raises:
             FormatError: a line is no JSON object or has no name.
         """
-        if OPEN_CALLS not in text or CLOSE_CALLS not in text:
+        _, opened, rest = text.partition(OPEN_CALLS)
+        if not opened or CLOSE_CALLS not in text:
             return []
-        block = text.split(OPEN_CALLS, 2)[1].split(CLOSE_CALLS, 1)[0]
-        return parse_call_lines(block, blank_lines=False)
+        return parse_call_lines(rest.partition(OPEN_CALLS)[0].partition(CLOSE_CALLS)[0], blank_lines=False)
 
 
 def split_blocks(text: str) -> tuple[str, str, str | None]:
@@ -149,19 +149,23 @@ def gold_call(call: PredictedCall) -> ToolCall:
 
 
 def parse_call_lines(block: str, *, blank_lines: bool = True) -> list[PredictedCall]:
-    """One call a line; `blank_lines=False` refuses blank lines, and with them an empty block."""
-    return [parse_call(line) for line in block.strip().split("\n") if not (blank_lines and not line.strip())]
+    """One call a line; `blank_lines=False` refuses blank lines, and with them an empty block.
 
-
-def parse_call(line: str) -> PredictedCall:
-    """Decode `{"name": ..., "parameters": ...}`; raise `FormatError` when it is none."""
-    try:
-        call = load_json(line)
-    except ValueError as error:
-        raise FormatError(f"call is not JSON: {line[:80]!r}") from error
-    if not isinstance(call, dict) or "name" not in call:
-        raise FormatError(f'call is no object with a "name": {line[:80]!r}')
-    return PredictedCall(name=call["name"], arguments=call.get("parameters"))
+    Raises:
+        FormatError: a line is no JSON object or has no name.
+    """
+    calls = []
+    for line in block.strip().split("\n"):
+        if blank_lines and not line.strip():
+            continue
+        try:
+            call = load_json(line)
+        except ValueError as error:
+            raise FormatError(f"call is not JSON: {line[:80]!r}") from error
+        if not isinstance(call, dict) or "name" not in call:
+            raise FormatError(f'call is no object with a "name": {line[:80]!r}')
+        calls.append(PredictedCall(call["name"], call.get("parameters"), len(call) > 1 + ("parameters" in call)))
+    return calls
 
 
 def target_of(message: Json) -> Target:

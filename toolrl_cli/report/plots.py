@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from toolrl_cli.errors import DataError
+from toolrl_cli.formats import find_format
 from toolrl_cli.jsonl import read_records
-from toolrl_cli.records import Json, expect
+from toolrl_cli.records import Json, Rollout, Target, ToolCall, expect
+from toolrl_cli.rewards import find_reward
+from toolrl_cli.rewards.spec import PRESETS
 
 
 def plot_rewards(metrics_path: Path, picture_path: Path) -> None:
@@ -41,3 +45,37 @@ def reward_curves(records: list[Json]) -> dict[str, list[tuple[int, float]]]:
                 name = key.split("/")[1] if is_part else "total"
                 curves.setdefault(name, []).append((record["step"], value))
     return curves
+
+
+def plot_presets(picture_path: Path, last_step: int) -> None:
+    """Draw, for every preset, what four answers to one example earn at each training step."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 6), layout="constrained")
+    for axes, name in zip(figure.subplots(2, 5, sharex=True, sharey=True).flat, PRESETS, strict=True):
+        for answer, totals in total_curves(name, last_step).items():
+            axes.plot(totals, label=answer)
+        axes.set(title=name, ylim=(-4.5, 5.5))
+        axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+    figure.supxlabel("training step")
+    figure.supylabel("total")
+    figure.savefig(picture_path, dpi=100)
+
+
+def total_curves(preset: str, last_step: int) -> dict[str, list[float]]:
+    """The totals, at each step from 0 on, of answers to a gold call of two arguments, with thoughts of 448 words."""
+    reward, text_format = find_reward(preset), find_format("toolrl")
+    gold = Target(tool_calls=(ToolCall("book", {"place": "Rome", "guests": 2}),))
+    wrong = Target(tool_calls=(ToolCall("book", {"place": "Rome", "guests": 3}),))
+    thought = "word " * 448
+    answers = {
+        "exact": text_format.render_target(replace(gold, thought=thought)),
+        "one value wrong": text_format.render_target(replace(wrong, thought=thought)),
+        "well-formed, no call": f"<think> {thought}</think>\n<tool_call>\n\n</tool_call>",
+        "silence": "",
+    }
+    return {
+        name: [reward.score(Rollout(text, gold, step=step)).total for step in range(last_step + 1)]
+        for name, text in answers.items()
+    }

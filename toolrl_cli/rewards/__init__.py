@@ -1,18 +1,78 @@
 """Rewards for tool calls: one engine for training and for `toolrl score`, so the two cannot drift."""
 
-from toolrl_cli.errors import ConfigError, nearest
-from toolrl_cli.rewards.engine import Reward
-from toolrl_cli.rewards.presets import PRESETS
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from toolrl_cli.errors import ConfigError
+from toolrl_cli.records import Rollout, Score, Target
+from toolrl_cli.rewards.engine import SpecReward
+from toolrl_cli.rewards.spec import build_spec, load_spec, set_value
 
 __all__ = ["Reward", "find_reward"]
 
 
-def find_reward(name: str = "fine-grained") -> Reward:
-    """The reward of that name.
+class Reward(Protocol):
+    """What training and scoring need of a reward."""
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Hash of the definition; a run records it."""
+        ...
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The parts that sum to the total, in order, with their weights."""
+        ...
+
+    @property
+    def reads_tools(self) -> bool:
+        """Whether a score depends on the tools of the example."""
+        ...
+
+    def applies(self, part: str, target: Target) -> bool:
+        """Whether a part says something about a completion of this target."""
+        ...
+
+    def score(self, rollout: Rollout, *, explain: bool = True) -> Score:
+        """Score one completion."""
+        ...
+
+    def score_batch(self, rollouts: Sequence[Rollout], *, explain: bool = True) -> list[Score]:
+        """The score of each completion, in order; without `explain` they have no reasons, which is faster."""
+        ...
+
+
+def find_reward(
+    name: str = "fine-grained", *, matching: str | None = None, settings: Mapping[str, Any] | None = None
+) -> Reward:
+    """The reward that a preset's name, a `.yaml` file or `module:function` stands for.
+
+    Args:
+        name: one of `spec.PRESETS`, a YAML file of a reward spec, or a function of TRL's reward signature.
+        matching: `optimal` or `greedy`, in place of what the spec says.
+        settings: other values of the spec by dotted path, such as `{"correctness.low": -1}`.
 
     Raises:
-        ConfigError: no preset has the name; the message lists them and the nearest.
+        ConfigError: there is no such reward, or a value is refused.
+        DataError: the file is missing or unreadable.
     """
-    if name not in PRESETS:
-        raise ConfigError(f"unknown reward {name!r}; choose from {', '.join(PRESETS)}{nearest(name, PRESETS)}")
-    return Reward(PRESETS[name])
+    changes = dict(settings or {}) | ({"correctness.matching": matching} if matching else {})
+    if ":" in name:
+        from toolrl_cli.rewards.custom import FunctionReward, load_function
+
+        if changes:
+            raise ConfigError(f"{name}: is a function; --matching and --set-reward change presets and YAML files only")
+        return FunctionReward(
+            name, load_function(name), SpecReward(build_spec("fine-grained", load_spec("fine-grained")))
+        )
+    raw = load_spec(name)
+    for path, value in changes.items():
+        raw = set_value(raw, path, value)
+    return SpecReward(build_spec(name, raw))

@@ -4,112 +4,156 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from toolrl_cli.errors import FormatError
-from toolrl_cli.formats import find_format
-from toolrl_cli.records import Outcome, Score, Target
-from toolrl_cli.rewards.matching import match_calls
-from toolrl_cli.rewards.parts import explain_layout, follows_layout, layout_of, length_credit
-from toolrl_cli.rewards.presets import Preset
+from toolrl_cli.records import Outcome, PredictedCall, Rollout, Score, Target
+from toolrl_cli.rewards.matching import Match, Rules, match_calls, value_test
+from toolrl_cli.rewards.parts import explain_layout, layout_of, length_credit
+from toolrl_cli.rewards.reading import Reading, read_as_released, read_leniently
 from toolrl_cli.rewards.reasons import explain_calls
+from toolrl_cli.rewards.schedules import value_at
+from toolrl_cli.rewards.spec import CorrectnessPart, RewardSpec
 
-TEXT_FORMAT = find_format("toolrl")
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of the calls: the outcome, the share of the credit as (earned, possible), the reasons."""
-
-    outcome: Outcome
-    share: tuple[float, float] = (0.0, 1.0)
-    reasons: tuple[str, ...] = ()
+Verdict = tuple[Outcome, float, tuple[str, ...]]
+"""What became of the calls: the outcome, the share of the credit in [0, 1], the reasons."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reward:
-    """A reward that is ready to score: no text makes it raise, and every number is finite."""
+@dataclass(frozen=True)
+class SpecReward:
+    """A reward made of a spec: no text makes it raise, and every number is finite."""
 
-    preset: Preset
+    spec: RewardSpec
 
     @property
     def name(self) -> str:
-        """The name of the preset."""
-        return self.preset.name
+        """The name of the preset or of the file."""
+        return self.spec.name
 
     @property
     def digest(self) -> str:
         """Hash of the definition; a run records it."""
-        return self.preset.digest
+        return self.spec.digest
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The names of the parts that sum to the total, in order."""
-        return self.preset.parts
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """The parts that sum to the total, in order, with their weights."""
+        return {name: part.weight for name, part in self.spec.parts.items()}
 
-    @property
-    def maximum(self) -> float:
-        """The most a completion can earn, when its target holds calls."""
-        return self.preset.maximum
+    @cached_property
+    def reads_tools(self) -> bool:
+        """Whether a score depends on the tools of the example."""
+        return self._correctness.values == "schema"
 
-    def score_batch(self, texts: Sequence[str], targets: Sequence[Target], truncated: Sequence[bool]) -> list[Score]:
-        """Score each completion against the target and the truncation flag at its position."""
-        return [
-            self.score_completion(text, target, truncated=cut)
-            for text, target, cut in zip(texts, targets, truncated, strict=True)
-        ]
+    @cached_property
+    def _correctness(self) -> CorrectnessPart:
+        return self.spec.correctness or CorrectnessPart()
 
-    def score_completion(self, text: str, target: Target, *, truncated: bool = False) -> Score:
-        """Score one completion; `truncated` says that it ran into the token limit."""
-        text = text.strip()
-        verdict = judge_calls(text, target, truncated)
-        reasons = list(verdict.reasons)
-        layout = layout_of(target)
-        parts = {"format": 1.0, "correctness": 0.0}
-        if not follows_layout(text, layout):
-            parts["format"] = 0.0
-            reasons[:0] = [f"format: {reason}" for reason in explain_layout(text, layout)]
-        if target.tool_calls:
-            lowest, highest = self.preset.lowest, self.preset.highest
-            earned, possible = verdict.share
-            parts["correctness"] = lowest + (highest - lowest) * earned / possible
-        if "length" in self.preset.parts:
-            parts["length"], words = length_credit(text, self.preset.thought_words)
-            if parts["length"] < 1:
-                reasons.append(f"length: {words} words of thought, full at {self.preset.thought_words}")
-        return Score(add_up(parts), parts, verdict.outcome, tuple(reasons))
+    @cached_property
+    def _rules(self) -> Rules:
+        part = self._correctness
+        return Rules(part.matching, part.credit, part.values, part.surplus)
+
+    @cached_property
+    def _bounds(self) -> dict[int, dict[str, tuple[float, float]]]:
+        """The bounds of each part by training step, filled as steps come."""
+        return {}
+
+    def bounds(self, step: int = 0) -> tuple[float, float]:
+        """The lowest and the highest total at a training step, for an example with gold calls."""
+        weighted = [(part.weight, *part.bounds(step)) for part in self.spec.parts.values()]
+        return sum(w * low for w, low, _ in weighted), sum(w * high for w, _, high in weighted)
+
+    def applies(self, part: str, target: Target) -> bool:
+        """Whether a part can tell completions of a target apart: correctness cannot where no call is gold or judged."""
+        return part != "correctness" or bool(target.tool_calls) or self._correctness.no_call == "judged"
+
+    def score_batch(self, rollouts: Sequence[Rollout], *, explain: bool = True) -> list[Score]:
+        """The score of each completion, in order; without `explain` they have no reasons, which is faster."""
+        return [self.score(rollout, explain=explain) for rollout in rollouts]
+
+    def score(self, rollout: Rollout, *, explain: bool = True) -> Score:
+        """Score one completion."""
+        spec, target = self.spec, rollout.target
+        text = rollout.text.strip()
+        reading = (read_as_released if spec.reading == "released" else read_leniently)(text, target)
+        outcome, share, reasons = self._judge(reading, rollout, explain)
+        parts: dict[str, float] = {}
+        bounds = self._bounds_at(rollout.step)
+        if spec.format:
+            well_formed = reading[0]
+            parts["format"] = bounds["format"][well_formed]
+            if explain and not well_formed:
+                reasons = (*(f"format: {why}" for why in explain_layout(text, layout_of(target))), *reasons)
+        if spec.correctness:
+            parts["correctness"] = self._correctness_value(share, target, bounds["correctness"])
+        if spec.length:
+            full = value_at(spec.length.words, rollout.step)
+            length, words = length_credit(text, full)
+            low, high = bounds["length"]
+            parts["length"] = length * (high - low) + low
+            if explain and length < 1:
+                reasons = (*reasons, f"length: {words} words of thought, full at {full:g}")
+        total = 0.0
+        for name, value in parts.items():
+            total += self.weights[name] * value
+        return Score(total, parts, outcome, reasons)
+
+    def _bounds_at(self, step: int) -> dict[str, tuple[float, float]]:
+        found = self._bounds.get(step)
+        if found is None:
+            self._bounds.clear()  # steps come in order: those before will not come back
+            found = self._bounds[step] = {name: part.bounds(step) for name, part in self.spec.parts.items()}
+        return found
+
+    def _correctness_value(self, share: float, target: Target, bounds: tuple[float, float]) -> float:
+        if not target.tool_calls and self._correctness.no_call == "zero":
+            return 0.0
+        low, high = bounds
+        return high if share == 1 else low + (high - low) * share
+
+    def _judge(self, reading: Reading, rollout: Rollout, explain: bool) -> Verdict:
+        """What became of the calls; the one place where an outcome is decided.
+
+        Exact means that all credit is earned. What is exact stays so when truncated; everything
+        else that was cut off is TRUNCATED and keeps its credit.
+        """
+        _, predicted, error, response = reading
+        try:
+            if error is not None:
+                verdict = failed(error)
+            elif rollout.target.tool_calls:
+                verdict = self._judge_calls(predicted, rollout, explain)
+            else:
+                verdict = self._judge_silence(predicted, response, rollout.target)
+        except FormatError as reason:
+            verdict = failed(str(reason))
+        except RecursionError:
+            verdict = failed("values are nested too deeply to compare")
+        if rollout.truncated and verdict[0] is not Outcome.EXACT:
+            return Outcome.TRUNCATED, verdict[1], (*verdict[2], "truncated: cut off at the token limit")
+        return verdict
+
+    def _judge_calls(self, predicted: Sequence[PredictedCall], rollout: Rollout, explain: bool) -> Verdict:
+        gold, rules = rollout.target.tool_calls, self._rules
+        if self.reads_tools:
+            rules = replace(rules, tools=rollout.tools)
+        match = match_calls(gold, predicted, rules) if predicted else Match(0.0, 1.0, (None,) * len(gold))
+        if match.earned == match.possible:
+            return Outcome.EXACT, 1.0, ()
+        reasons = explain_calls(gold, predicted, match.pairs, value_test(rules)) if explain else ()
+        outcome = Outcome.PARTIAL if match.earned else Outcome.WRONG if predicted else Outcome.NO_CALL
+        return outcome, match.earned / match.possible, reasons
+
+    def _judge_silence(self, predicted: Sequence[PredictedCall], response: str, target: Target) -> Verdict:
+        """The verdict where no call is gold: right is to make none, and to say something if the gold does."""
+        if predicted:
+            return Outcome.SPURIOUS_CALL, 0.0, explain_calls((), predicted, (), value_test(self._rules))
+        if target.response is not None and self.spec.reading == "lenient" and not response:
+            return Outcome.WRONG, 0.0, ("response: empty",)
+        return Outcome.ABSTAINED, 1.0, ()
 
 
-def judge_calls(text: str, target: Target, truncated: bool) -> Verdict:
-    """Parse and match the calls of a completion; the one place where an outcome is decided.
-
-    Exact means equal calls in any order. What is exact stays so when truncated; everything else
-    that was cut off is TRUNCATED and keeps its credit.
-    """
-    gold = target.tool_calls
-    try:
-        predicted = TEXT_FORMAT.parse_tool_calls(text)
-        match = match_calls(gold, predicted)
-    except FormatError as error:
-        verdict = Verdict(Outcome.MALFORMED, reasons=(f"calls: {error}",))
-    else:
-        if not gold:
-            outcome = Outcome.SPURIOUS_CALL if predicted else Outcome.ABSTAINED
-        elif not predicted:
-            outcome = Outcome.NO_CALL
-        elif match.earned == match.possible:
-            return Verdict(Outcome.EXACT, (match.earned, match.possible))
-        else:
-            outcome = Outcome.PARTIAL if match.earned else Outcome.WRONG
-        verdict = Verdict(outcome, (match.earned, match.possible), explain_calls(gold, predicted, match.pairs))
-    if truncated:
-        reasons = (*verdict.reasons, "truncated: cut off at the token limit")
-        return replace(verdict, outcome=Outcome.TRUNCATED, reasons=reasons)
-    return verdict
-
-
-def add_up(parts: dict[str, float]) -> float:
-    """The parts added from left to right (`sum` rounds differently between Python versions)."""
-    total = 0.0
-    for part in parts.values():
-        total += part
-    return total
+def failed(why: str) -> Verdict:
+    """The verdict on calls that cannot be read or compared."""
+    return Outcome.MALFORMED, 0.0, (f"calls: {why}",)

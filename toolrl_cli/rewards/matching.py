@@ -1,22 +1,29 @@
 """How far predicted calls agree with the gold ones: the credit of the ToolRL paper (arXiv 2504.13958).
 
-The sum over matched calls is made as large as it can be, exactly, by an assignment among calls
-of one name.
+Pairs are made either for the largest possible sum, exactly, or greedily as the released code does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 from toolrl_cli.errors import FormatError
 from toolrl_cli.records import Json, PredictedCall, ToolCall
+from toolrl_cli.rewards.assignment import assign
+from toolrl_cli.rewards.values import equal_by_schema, equal_values, properties_by_name
 
-Weights = Sequence[Sequence[float]]
+Gold = Sequence[ToolCall]
+Predicted = Sequence[PredictedCall]
+Pairs = list[int | None]
+PairCredit = Callable[[ToolCall, PredictedCall], float]
+ValueTest = Callable[[ToolCall, str, object], bool]
+NAME_IS_NO_TEXT = 'a call has a list or an object as its "name"'
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """The credit earned of the credit possible; `pairs[i]` is the prediction that gold call i got."""
 
     earned: float
@@ -24,60 +31,167 @@ class Match:
     pairs: tuple[int | None, ...]
 
 
-def match_calls(gold: Sequence[ToolCall], predicted: Sequence[PredictedCall]) -> Match:
-    """Match calls of equal names, one to one, for the most credit.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How calls are compared; the fields are those of `spec.CorrectnessPart`."""
 
-    `earned` = Jaccard(names) + Σ (Jaccard(argument names) + equal values) over the matched pairs,
-    `possible` = 1 + |gold| + Σ |arguments| (the paper's R_max and S_max, the first being r_name + Σ).
+    matching: str = "optimal"
+    credit: str = "fine-grained"
+    values: str = "python"
+    surplus: str = "names"
+    tools: Sequence[Json] = field(default=(), compare=False)
+
+
+def match_calls(gold: Gold, predicted: Predicted, rules: Rules = Rules()) -> Match:
+    """Match calls of equal names, one to one, and add up their credit.
+
+    `earned` = names + Σ credit of the pairs and `possible` = 1 + Σ the most a gold call can earn:
+    the paper's R_max and S_max. With credit `fine-grained`, names and argument names earn their
+    Jaccard index and each equal value a point; `strict` asks for equal lists instead of the index;
+    `intermediate` gives one point for a call that is equal as a whole; `coarse` nothing but for
+    equal lists. Lists that Python finds equal, in order, always earn all, unless values are
+    compared by the schema.
 
     Raises:
-        FormatError: a predicted name is a list or an object, or a call of a gold name has no object as parameters.
+        FormatError: a predicted name is a list or an object, or a call of a gold name has no object as
+            parameters; only where the credit looks at names or parameters one by one.
+        RecursionError: values are nested too deeply to compare.
     """
-    possible = 1.0 + len(gold) + sum(len(call.arguments) for call in gold)
-    if len(gold) == len(predicted) and all(map(same_call, gold, predicted)):
+    possible = most_credit(gold, rules)
+    if rules.values == "python" and equal_lists(gold, predicted):
         return Match(possible, possible, tuple(range(len(gold))))
-    candidates = group_by_name([call.name for call in predicted])
-    pairs: list[int | None] = [None] * len(gold)
-    credits = [0.0] * len(gold)
-    shared_names = 0
-    for name, rows in group_by_name([call.name for call in gold]).items():
-        columns = candidates.get(name, [])
-        shared_names += min(len(rows), len(columns))
-        weights = [[call_credit(gold[row], predicted[column]) for column in columns] for row in rows]
-        for i, j in assign(weights):
-            pairs[rows[i]], credits[rows[i]] = columns[j], weights[i][j]
-    earned = jaccard(shared_names, len(gold), len(predicted))
-    for credit in credits:
-        earned += credit
+    if rules.credit == "coarse":
+        return Match(0.0, possible, (None,) * len(gold))
+    credit = pair_credit(rules)
+    match = match_unique(gold, predicted, credit) if rules.credit != "strict" else None
+    if match is None:
+        names = name_credit([call.name for call in gold], [call.name for call in predicted], rules)
+        match_pairs = match_greedily if rules.matching == "greedy" else match_optimally
+        match = (names, *match_pairs(gold, predicted, credit))
+    earned, pairs, credits = match
+    for points in credits:
+        earned += points
+    if rules.surplus == "scaled" and len(predicted) > len(gold):
+        earned *= len(gold) / len(predicted)
     return Match(earned, possible, tuple(pairs))
 
 
-def group_by_name(names: Sequence[object]) -> dict[object, list[int]]:
-    """The positions of each name; raise `FormatError` for a name that is a list or an object."""
-    groups: dict[object, list[int]] = {}
-    try:
-        for position, name in enumerate(names):
-            groups.setdefault(name, []).append(position)
-    except TypeError as error:
-        raise FormatError('a call has a list or an object as its "name"') from error
-    return groups
+def match_unique(gold: Gold, predicted: Predicted, credit: PairCredit) -> tuple[float, Pairs, list[float]] | None:
+    """The credit for names, the pairs and their credit, where no name occurs twice on either side; else None.
 
-
-def call_credit(gold: ToolCall, predicted: PredictedCall) -> float:
-    """Jaccard of the argument names, plus one point for each gold argument with an equal value.
+    Then there is one way to match, which every matching finds.
 
     Raises:
-        FormatError: the predicted parameters are no object.
+        FormatError: a predicted name is a list or an object.
     """
-    wanted, given = gold.arguments, predicted.arguments
-    if not isinstance(given, dict):
-        raise FormatError(f'call of {gold.name} has no object as its "parameters"')
+    try:
+        positions = {call.name: position for position, call in enumerate(predicted)}
+    except TypeError as error:
+        raise FormatError(NAME_IS_NO_TEXT) from error
+    if len(positions) < len(predicted) or len({call.name for call in gold}) < len(gold):
+        return None
+    pairs = [positions.get(call.name) for call in gold]
+    credits = [0.0 if j is None else credit(call, predicted[j]) for call, j in zip(gold, pairs, strict=True)]
+    shared = len(gold) - pairs.count(None)
+    return shared / (len(gold) + len(predicted) - shared), pairs, credits
+
+
+def most_credit(gold: Gold, rules: Rules) -> float:
+    """What a perfect prediction earns."""
+    if rules.credit == "intermediate":
+        return 1.0 + len(gold)
+    possible = 1.0 + len(gold)
+    for call in gold:
+        possible += len(call.arguments)
+    return possible
+
+
+def equal_lists(gold: Gold, predicted: Predicted) -> bool:
+    """Whether the calls are the same as JSON, in the same order, with nothing beside them."""
+    if len(gold) != len(predicted):
+        return False
+    for wanted, (name, arguments, extra) in zip(gold, predicted, strict=True):
+        if extra or wanted.name != name or wanted.arguments != arguments:
+            return False
+    return True
+
+
+def name_credit(gold: Sequence[str], predicted: Sequence[object], rules: Rules) -> float:
+    """Jaccard index of the names, repeats counted; in strict credit 1 for equal lists, else 0."""
+    if gold == predicted:
+        return 1.0
+    if rules.credit == "strict" or not predicted:
+        return 0.0
+    available = count_names(predicted)
+    shared = sum(min(count, available.get(name, 0)) for name, count in count_names(gold).items())
+    return jaccard(shared, len(gold), len(predicted))
+
+
+def count_names(names: Sequence[object]) -> dict[object, int]:
+    """How often each name occurs; raise `FormatError` for a name that is a list or an object."""
+    counts: dict[object, int] = {}
+    try:
+        for name in names:
+            counts[name] = counts.get(name, 0) + 1
+    except TypeError as error:
+        raise FormatError(NAME_IS_NO_TEXT) from error
+    return counts
+
+
+def pair_credit(rules: Rules) -> PairCredit:
+    """The function that gives a pair of calls its credit."""
+    if rules.values == "schema":
+        return partial(schema_credit, properties_by_name(rules.tools))
+    return CREDITS[rules.credit]
+
+
+def value_test(rules: Rules) -> ValueTest:
+    """The function that says whether a value equals that of a gold call's argument."""
+    if rules.values == "python":
+        return lambda call, name, given: equal_values(given, call.arguments[name])
+    schemas = properties_by_name(rules.tools)
+    return lambda call, name, given: equal_by_schema(given, call.arguments[name], schemas.get(call.name, {}).get(name))
+
+
+def fine_credit(gold: ToolCall, predicted: PredictedCall) -> float:
+    """Jaccard index of the argument names, plus one point for each gold argument with an equal value."""
+    wanted, given = gold.arguments, arguments_of(predicted)
     shared = equal = 0
     for name, value in wanted.items():
         if name in given:
             shared += 1
-            equal += same_value(given[name], value)
-    return jaccard(shared, len(wanted), len(given)) + equal
+            if given[name] == value:
+                equal += 1
+    union = len(wanted) + len(given) - shared
+    return equal + (shared / union if union else 1.0)
+
+
+def strict_credit(gold: ToolCall, predicted: PredictedCall) -> float:
+    """As `fine_credit`, but argument names earn 1 only in the same order, else nothing."""
+    wanted, given = gold.arguments, arguments_of(predicted)
+    equal = sum(1 for name, value in wanted.items() if name in given and given[name] == value)
+    return float(list(wanted) == list(given)) + equal
+
+
+def whole_credit(gold: ToolCall, predicted: PredictedCall) -> float:
+    """One point for a call that is equal as a whole."""
+    return float(not predicted.extra and predicted.arguments == gold.arguments)
+
+
+def schema_credit(schemas: dict[str, Json], gold: ToolCall, predicted: PredictedCall) -> float:
+    """As `fine_credit`, with values compared by the types that the tool's schema declares."""
+    wanted, given = gold.arguments, arguments_of(predicted)
+    properties = schemas.get(gold.name, {})
+    shared = [name for name in wanted if name in given]
+    equal = sum(equal_by_schema(given[name], wanted[name], properties.get(name)) for name in shared)
+    return jaccard(len(shared), len(wanted), len(given)) + equal
+
+
+def arguments_of(predicted: PredictedCall) -> Json:
+    """The arguments of a prediction; raise `FormatError` when they are no object."""
+    if not isinstance(predicted.arguments, dict):
+        raise FormatError(f'call of {predicted.name} has no object as its "parameters"')
+    return predicted.arguments
 
 
 def jaccard(shared: int, left: int, right: int) -> float:
@@ -86,88 +200,52 @@ def jaccard(shared: int, left: int, right: int) -> float:
     return shared / union if union else 1.0
 
 
-def same_call(gold: ToolCall, predicted: PredictedCall) -> bool:
-    """Whether the calls are equal as whole JSON values."""
-    return gold.name == predicted.name and same_value(predicted.arguments, gold.arguments)
+CREDITS: dict[str, PairCredit] = {
+    "fine-grained": fine_credit,
+    "strict": strict_credit,
+    "intermediate": whole_credit,
+}
 
 
-def same_value(given: object, wanted: Json | object) -> bool:
-    """Python equality of decoded JSON; values nested too deeply to compare count as unequal."""
-    try:
-        return given == wanted
-    except RecursionError:
-        return False
+def match_optimally(gold: Gold, predicted: Predicted, credit: PairCredit) -> tuple[Pairs, list[float]]:
+    """The prediction and the credit of each gold call, for the largest possible sum."""
+    candidates = positions_by_name(predicted)
+    pairs: Pairs = [None] * len(gold)
+    credits = [0.0] * len(gold)
+    for name, rows in positions_by_name(gold).items():
+        columns = candidates.get(name)
+        if columns is None:
+            continue
+        weights = [[credit(gold[row], predicted[column]) for column in columns] for row in rows]
+        for i, j in assign(weights):
+            pairs[rows[i]], credits[rows[i]] = columns[j], weights[i][j]
+    return pairs, credits
 
 
-def assign(weights: Weights) -> list[tuple[int, int]]:
-    """Pairs (row, column), each row and column once at most, with the largest possible sum of weights.
+def positions_by_name(calls: Sequence[ToolCall | PredictedCall]) -> dict[str, list[int]]:
+    """The positions of each name that is text; a prediction of any other name has no gold call."""
+    groups: dict[str, list[int]] = {}
+    for position, call in enumerate(calls):
+        if isinstance(call.name, str):
+            groups.setdefault(call.name, []).append(position)
+    return groups
 
-    Weights are not negative, so min(rows, columns) pairs come back.
+
+def match_greedily(gold: Gold, predicted: Predicted, credit: PairCredit) -> tuple[Pairs, list[float]]:
+    """Each gold call in turn takes the best prediction of its name that is left, the first of equals.
+
+    A prediction without credit is left for the others, as in the paper's released code.
     """
-    if not weights or not weights[0]:
-        return []
-    if len(weights) == 1:
-        return [(0, max(range(len(weights[0])), key=weights[0].__getitem__))]
-    if len(weights) > len(weights[0]):
-        return [(row, column) for column, row in assign(list(zip(*weights, strict=True)))]
-    return sorted((row, column) for column, row in enumerate(assign_rows(weights)) if row is not None)
-
-
-def assign_rows(weights: Weights) -> list[int | None]:
-    """The row that owns each column (no fewer columns than rows), by shortest augmenting paths.
-
-    Labels keep `row_label + column_label >= weight`, with equality on owned cells; rows enter one
-    by one, each along the cheapest path to a free column (Jonker and Volgenant 1987), O(rows² columns).
-    """
-    row_labels = [max(row) for row in weights]
-    column_labels = [0.0] * len(weights[0])
-    owners: list[int | None] = [None] * len(weights[0])
-    for row in range(len(weights)):
-        path = cheapest_path(row, weights, row_labels, column_labels, owners)
-        row_labels[row] -= path.cost
-        for column, cost in path.settled.items():
-            owner = owners[column]
-            if owner is not None:
-                column_labels[column] += path.cost - cost
-                row_labels[owner] -= path.cost - cost
-        column = path.end
-        while (earlier := path.came_from[column]) is not None:
-            owners[column] = owners[earlier]
-            column = earlier
-        owners[column] = row
-    return owners
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """A path to a free column: its end, its cost, the cost of each settled column, each column's predecessor."""
-
-    end: int
-    cost: float
-    settled: dict[int, float]
-    came_from: list[int | None]
-
-
-def cheapest_path(
-    start: int,
-    weights: Weights,
-    row_labels: Sequence[float],
-    column_labels: Sequence[float],
-    owners: Sequence[int | None],
-) -> Path:
-    """Dijkstra over columns from row `start`; a step costs by how much labels exceed the weight."""
-    columns = range(len(owners))
-    costs = [row_labels[start] + column_labels[k] - weights[start][k] for k in columns]
-    came_from: list[int | None] = [None] * len(owners)
-    settled: dict[int, float] = {}
-    while True:
-        nearest = min((k for k in columns if k not in settled), key=costs.__getitem__)
-        base = settled[nearest] = costs[nearest]
-        owner = owners[nearest]
-        if owner is None:
-            return Path(nearest, base, settled, came_from)
-        row = weights[owner]
-        for k in columns:
-            cost = base + row_labels[owner] + column_labels[k] - row[k]
-            if k not in settled and cost < costs[k]:
-                costs[k], came_from[k] = cost, nearest
+    pairs: Pairs = []
+    credits: list[float] = []
+    left = dict(enumerate(predicted))
+    for call in gold:
+        best, most = None, 0.0
+        for position, candidate in left.items():
+            if candidate.name == call.name and (earned := credit(call, candidate)) > most:
+                best, most = position, earned
+        pairs.append(best)
+        credits.append(most)
+        if best is not None:
+            del left[best]
+    return pairs, credits

@@ -99,7 +99,7 @@ def explain_joints(text: str, layout: Layout) -> Iterator[str]:
             yield f"{next(tag for tag in tags if tag in CALL_TAGS)} must stand on a line of its own"
 
 
-def length_credit(text: str, full: int) -> tuple[float, int]:
+def length_credit(text: str, full: float) -> tuple[float, int]:
     """The length part in [0, 1], `full` words of thought earning 1, and the number of words.
 
     The thought runs from the last `<think>` to the next `</think>`; without one of the tags it is empty.

@@ -73,7 +73,13 @@ class GrpoConfig(TrainingConfig):
 
     learning_rate: Annotated[float, "Learning rate (constant)."] = 1e-5
     batch_size: Annotated[int, "Completions in one optimizer step, over all its prompts."] = 32
-    reward: Annotated[str, "Reward to train under."] = "fine-grained"
+    reward: Annotated[str, "Preset, .yaml file of a reward spec, or module:function."] = "fine-grained"
+    matching: Annotated[
+        Literal["optimal", "greedy"] | None, "How calls are paired: as the paper says, or its released code."
+    ] = None
+    reward_settings: Annotated[dict[str, Any], "A value of the reward spec, as part.key=value."] = field(
+        default_factory=dict
+    )
     num_generations: Annotated[int, "Completions for each prompt: the group."] = 8
     max_completion_length: Annotated[int, "Longest completion, in tokens."] = 256
     temperature: Annotated[float, "Sampling temperature."] = 1.0

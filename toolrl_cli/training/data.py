@@ -70,9 +70,9 @@ def end_of_turn(tokenizer: Any) -> str:
 
 
 def grpo_dataset(examples: list[Example], text_format: TextFormat) -> Dataset:
-    """Columns `prompt` (messages), `id`, and `target` as a JSON string.
+    """Columns `prompt` (messages), `id`, `target` and `tools` as JSON strings, and the gold as text, `ground_truth`.
 
-    The target crosses as a string because Arrow would pad differing arguments with nulls.
+    JSON crosses as strings because Arrow would pad differing arguments with nulls.
     """
     from datasets import Dataset
 
@@ -82,6 +82,8 @@ def grpo_dataset(examples: list[Example], text_format: TextFormat) -> Dataset:
                 "prompt": text_format.render_prompt(example.tools, example.messages),
                 "id": example.id,
                 "target": dump_json(example.target.to_json()),
+                "tools": dump_json(list(example.tools)),
+                "ground_truth": text_format.render_target(example.target),
             }
             for example in examples
         ]

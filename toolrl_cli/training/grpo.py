@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from toolrl_cli.errors import DataError
 from toolrl_cli.formats import find_format
+from toolrl_cli.plugins.trl import BatchScorer
 from toolrl_cli.rewards import find_reward
 from toolrl_cli.training.arguments import build_arguments
+from toolrl_cli.training.completions import completion_log
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import grpo_dataset, read_examples
 from toolrl_cli.training.models import quiet_libraries
-from toolrl_cli.training.reward_functions import BatchScorer
 from toolrl_cli.training.run import COMPLETIONS_FILE, Materials, RunSummary, run_training
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
 
     quiet_libraries()
-    reward = find_reward(config.reward)
+    reward = find_reward(config.reward, matching=config.matching, settings=config.reward_settings)
     text_format = find_format("toolrl")
     examples = read_examples(config.data, text_format, config.limit)
     prompts = config.batch_size // config.num_generations
@@ -43,12 +44,13 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
         "max_completion_length": config.max_completion_length,
         "temperature": config.temperature,
         "beta": config.beta,
+        "reward_weights": list(reward.weights.values()),
     }
     arguments = build_arguments(GRPOConfig, config, own)
 
     def build_trainer(materials: Materials) -> Trainer:
         stop_ids = {materials.tokenizer.eos_token_id, *stop_token_ids(materials.model.generation_config)}
-        scorer = BatchScorer(reward, config.output / COMPLETIONS_FILE, stop_ids)
+        scorer = BatchScorer(reward, stop_ids, completion_log(config.output / COMPLETIONS_FILE))
         return SharedPrefixGRPOTrainer(
             materials.model,
             scorer.functions(),

@@ -191,11 +191,13 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(source: ModelSource, *, trainable: bool = False) -> PreTrainedModel | PeftModel:
+def load_model(
+    source: ModelSource, *, trainable: bool = False, full_precision: bool = False
+) -> PreTrainedModel | PeftModel:
     """The model with its adapter, if it has one.
 
-    On a CPU the weights are float32: decoding is faster so than in bfloat16, and training runs
-    its matrix products in bfloat16 by autocast. On an accelerator they are bfloat16.
+    Weights are bfloat16 where the device computes in it, else float32. `full_precision` asks for
+    float32 in any case: small updates of bfloat16 weights would be rounded away.
 
     Raises:
         SetupError: the weights cannot be loaded.
@@ -205,7 +207,8 @@ def load_model(source: ModelSource, *, trainable: bool = False) -> PreTrainedMod
     from transformers import AutoModelForCausalLM
 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    bfloat16 = not full_precision and (device.type != "cpu" or cpu_computes_bfloat16())
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
     try:
         model, found = AutoModelForCausalLM.from_pretrained(source.base, dtype=dtype, output_loading_info=True)
         if found["missing_keys"]:
@@ -218,6 +221,14 @@ def load_model(source: ModelSource, *, trainable: bool = False) -> PreTrainedMod
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise SetupError(f"{source.adapter or source.base}: cannot be loaded ({first_line(error)})") from error
     return model
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16 products; without them they are slower than float32 ones."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
 
 
 def load_for_inference(name: str) -> tuple[Any, Any]:

@@ -134,8 +134,8 @@ def train(command: str, trainer: Trainer, output: Path) -> None:
     states = read_checkpoints(output / "checkpoints")
     checkpoint = max(states, key=lambda path: states[path].global_step, default=None)
     state = states[checkpoint] if checkpoint else TrainerState()
-    for name in (METRICS_FILE, COMPLETIONS_FILE):
-        rewind_log(output / name, state.global_step)
+    rewind_log(output / METRICS_FILE, state.global_step)
+    rewind_log(output / COMPLETIONS_FILE, state.global_step - 1)
     if checkpoint and state.global_step >= state.max_steps:
         # The trainer would take one more step from here.
         shutil.copytree(checkpoint, output, ignore=shutil.ignore_patterns(*STATE_FILES), dirs_exist_ok=True)
@@ -192,7 +192,8 @@ def load_materials(config: TrainingConfig, source: ModelSource) -> Materials:
         peft_config = LoraConfig(
             r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-    return Materials(load_model(source, trainable=True), load_tokenizer(source), peft_config)
+    model = load_model(source, trainable=True, full_precision=config.tuning == "full")
+    return Materials(model, load_tokenizer(source), peft_config)
 
 
 def refuse_output_over_input(config: TrainingConfig, source: ModelSource) -> None:

@@ -1,0 +1,219 @@
+"""The reward in other frameworks, called as each of them calls a reward; the slow tests run their own code."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from toolrl_cli.downloads import Wheel, unpack_wheel
+from toolrl_cli.errors import DataError, FormatError, SetupError
+from toolrl_cli.plugins import openrlhf, trl, verifiers, verl
+from toolrl_cli.plugins.gold import read_gold
+from toolrl_cli.records import Target, ToolCall
+
+PLUGINS = Path(trl.__file__).parent
+GOLD = Target("t", (ToolCall("f", {"a": 1}),))
+TEXT = '<think> t </think>\n<tool_call>\n{"name": "f", "parameters": {"a": 1}}\n</tool_call>'
+REPLY = "<think> t </think>\n<response> Hi </response>"
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}}]
+AS_TEXT = TEXT.replace('"a": 1', '"a": "1"')
+
+
+@pytest.mark.parametrize("gold", [TEXT, GOLD.to_json(), json.dumps(GOLD.to_json()), f"  {json.dumps(GOLD.to_json())}"])
+def test_gold_is_read_as_data_sets_hold_it(gold: object) -> None:
+    assert read_gold(gold) == GOLD
+
+
+def test_gold_that_cannot_be_read() -> None:
+    for gold, kind in ((3, DataError), (None, DataError), ("{", DataError), ("hello", FormatError)):
+        with pytest.raises(kind):
+            read_gold(gold)
+
+
+class TestTrl:
+    """Called as TRL 1.16's `GRPOTrainer._calculate_rewards` does: each function with the same objects."""
+
+    def call(self, reward: str, texts: list[Any], **columns: Any) -> dict[str, list[float | None]]:
+        columns = {
+            "prompts": ["p"] * len(texts),
+            "completions": texts,
+            "completion_ids": [[1]] * len(texts),
+            "trainer_state": SimpleNamespace(global_step=0),
+            "log_metric": lambda name, value: None,
+            "log_extra": lambda name, values: None,
+            **columns,
+        }
+        return {function.__name__: function(**columns) for function in trl.reward_functions(reward)}
+
+    def test_a_part_that_says_nothing_is_none(self) -> None:
+        texts = [[{"role": "assistant", "content": text}] for text in (TEXT, REPLY, TEXT)]
+        assert self.call("fine-grained", texts, ground_truth=[TEXT, REPLY, REPLY]) == {
+            "format": [1.0, 1.0, 0.0],
+            "correctness": [3.0, None, None],
+        }
+        # the robust reward judges replies too
+        assert self.call("robust", texts, ground_truth=[TEXT, REPLY, REPLY])["correctness"] == [3.0, 3.0, -3.0]
+
+    def test_schedules_follow_the_trainer(self) -> None:
+        for step, values in ((29, [1.0, 1.0]), (30, [0.5, 3.0])):
+            state = SimpleNamespace(global_step=step)
+            parts = self.call("two-stage", [TEXT], target=[GOLD.to_json()], trainer_state=state)
+            assert [value for part in parts.values() for value in part] == values
+
+    def test_tools_decide_where_the_reward_reads_them(self) -> None:
+        columns = {"target": [json.dumps(GOLD.to_json())], "tools": [json.dumps(TOOLS)]}
+        assert self.call("robust", [AS_TEXT], **columns)["correctness"] == [3.0]
+        assert self.call("fine-grained", [AS_TEXT], **columns)["correctness"] == [1.0]
+
+    def test_a_batch_is_scored_once(self) -> None:
+        first, second = trl.reward_functions()
+        texts = [TEXT]
+        first(completions=texts, ground_truth=[TEXT])
+        # the second call could not read this gold, and need not
+        assert second(completions=texts, ground_truth=[None]) == [3.0]
+        with pytest.raises(DataError):
+            second(completions=[TEXT], ground_truth=[None])
+
+
+class TestVerl:
+    """Keywords, one sample a call; every sample must give the same keys."""
+
+    def test_called_as_the_naive_reward_manager_does(self) -> None:
+        for text, score in ((TEXT, {"score": 4.0, "format": 1.0, "correctness": 3.0, "exact": 1.0}), ("", None)):
+            got = verl.compute_score(
+                data_source="rlla", solution_str=text, ground_truth=TEXT, extra_info={"index": 0, "num_turns": 2}
+            )
+            assert got == (score or {"score": -3.0, "format": 0.0, "correctness": -3.0, "exact": 0.0})
+
+    def test_reward_step_and_tools(self) -> None:
+        extra = {"global_steps": 30, "tools": json.dumps(TOOLS)}
+        assert verl.compute_score("rlla", TEXT, TEXT, extra, reward="two-stage")["score"] == 3.5
+        assert verl.compute_score("rlla", AS_TEXT, TEXT, extra, reward="robust")["score"] == 4.0
+        assert verl.compute_score("rlla", AS_TEXT, TEXT, {"global_steps": None}, reward="robust")["score"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("query", "prompt"),
+    [
+        (f"<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n{TEXT}<|im_end|>\n", "another prompt"),
+        (f"Q: {TEXT}</s>", "Q: "),
+        (f"Q: {TEXT}<|eot_id|><|end_of_text|>", "Q: "),
+    ],
+)
+def test_openrlhf_finds_the_response_in_a_query(query: str, prompt: str) -> None:
+    assert openrlhf.reward_func([query], [prompt], [TEXT]) == {
+        "rewards": [4.0],
+        "scores": [4.0],
+        "extra_logs": {"format": [1.0], "correctness": [3.0]},
+    }
+
+
+def test_verifiers() -> None:
+    task, trace = SimpleNamespace(answer=TEXT), SimpleNamespace(last_reply=TEXT)
+    assert asyncio.run(verifiers.reward(task=task, trace=trace)) == {"format": 1.0, "correctness": 3.0}
+    assert verifiers.rubric_reward(completion=[{"role": "assistant", "content": TEXT}], answer=TEXT) == 4.0
+
+
+class Stubs:
+    """Empty packages around the real modules of a framework whose own `__init__` needs a GPU stack."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self._before = set(sys.modules)
+
+    def package(self, name: str, path: Path | None = None, **content: Any) -> ModuleType:
+        """Put a package into `sys.modules`; its submodules are found in `path`."""
+        module = ModuleType(name)
+        if path:
+            module.__path__ = [str(path)]
+        vars(module).update(content)
+        self._monkeypatch.setitem(sys.modules, name, module)
+        return module
+
+    def forget(self) -> None:
+        """Remove everything that was imported meanwhile."""
+        for name in set(sys.modules) - self._before:
+            if name.partition(".")[0] in ("verl", "swift", "openrlhf", "vf"):
+                del sys.modules[name]
+
+
+@pytest.fixture
+def stubs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubs]:
+    stubs = Stubs(monkeypatch)
+    yield stubs
+    stubs.forget()
+
+
+VERL = Wheel("verl", "0.9.1", "db6e6f2a8d9d5808d9ec32d357a42319fdc6967df688ff9d9810050f49bfdd14")
+SWIFT = Wheel("ms-swift", "4.6.0", "8888ca2b88681aeabffc981f289ffc3e4fa6e4da7f83e885114ec0edbe8d99ea")
+VERIFIERS = Wheel("verifiers", "0.4.0", "cf73b3089c12ff1e2471130153cfa93cfe9beb8b49abfb2ceb917658d99fefe2")
+
+
+@pytest.mark.slow
+def test_verl_loads_and_calls_it(stubs: Stubs) -> None:
+    folder = unpack_wheel(VERL) / "verl"
+    stubs.package("verl", folder, DataProto=object)
+    stubs.package("verl.utils", folder / "utils")
+    loader = importlib.import_module("verl.trainer.ppo.reward")
+    chosen = {"path": "pkg://toolrl_cli.plugins.verl", "name": "compute_score", "reward_kwargs": {"reward": "robust"}}
+    function = loader.get_custom_reward_fn(SimpleNamespace(reward={"custom_reward_function": chosen}))
+    got = function(data_source="rlla", solution_str=REPLY, ground_truth=REPLY, extra_info={"num_turns": 1})
+    assert got == {"score": 4.0, "format": 1.0, "correctness": 3.0, "exact": 1.0}
+
+
+@pytest.mark.slow
+def test_ms_swift_registers_and_calls_it(stubs: Stubs) -> None:
+    folder = unpack_wheel(SWIFT) / "swift"
+    stubs.package("swift", folder)
+    stubs.package("swift.infer_engine", InferRequest=object)
+    rewards = stubs.package("swift.rewards", folder / "rewards")
+    orm = importlib.import_module("swift.rewards.orm")
+    vars(rewards).update(ORM=orm.ORM, orms=orm.orms)
+    spec = importlib.util.spec_from_file_location("ms_swift", PLUGINS / "ms_swift.py")
+    assert spec and spec.loader
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    columns = {"trainer_state": SimpleNamespace(global_step=3), "ground_truth": [TEXT, REPLY], "messages": [[], []]}
+    functions = {name: orm.orms[name](args=SimpleNamespace()) for name in ("toolrl", "toolrl-two-stage-correctness")}
+    got = {name: function([TEXT, REPLY], **columns) for name, function in functions.items()}
+    assert got == {"toolrl": [4.0, 1.0], "toolrl-two-stage-correctness": [1.0, None]}
+    assert type(functions["toolrl-two-stage-correctness"]).__name__ == "toolrl-two-stage-correctness"
+
+
+@pytest.mark.slow
+def test_verifiers_invokes_it(stubs: Stubs) -> None:
+    stubs.package("vf", unpack_wheel(VERIFIERS) / "verifiers" / "v1" / "utils")
+    decorators = importlib.import_module("vf.decorators")
+    objects = {"task": SimpleNamespace(answer=TEXT), "trace": SimpleNamespace(last_reply=TEXT), "runtime": None}
+    assert asyncio.run(decorators.invoke_all([verifiers.reward], objects)) == [{"format": 1.0, "correctness": 3.0}]
+
+
+@pytest.mark.slow
+def test_openrlhf_loads_and_calls_it(stubs: Stubs) -> None:
+    folder = openrlhf_source()
+    stubs.package("openrlhf", folder)
+    stubs.package("openrlhf.utils", folder / "utils")
+    stubs.package("openrlhf.utils.logging_utils", init_logger=logging.getLogger)
+    if importlib.util.find_spec("aiohttp") is None:
+        stubs.package("aiohttp")
+    agent = importlib.import_module("openrlhf.utils.agent")
+    executor = agent.SingleTurnAgentExecutor([str(PLUGINS / "openrlhf.py")])
+    [info] = asyncio.run(executor._fetch_rewards_via_func([f"Q: {TEXT}<|im_end|>"], ["Q: "], [TEXT]))
+    assert (info["rewards"], info["extra_logs"]) == ([4.0], {"format": [1.0], "correctness": [3.0]})
+
+
+def openrlhf_source() -> Path:
+    """The package inside OpenRLHF's wheel, which keeps it below a data folder."""
+    wheel = Wheel("openrlhf", "0.11.2", "c969d70db03a70724c3d8a5a01186c6e0728bce624fb3dff95e39b5396acefa6")
+    try:
+        return unpack_wheel(wheel) / "openrlhf-0.11.2.data" / "purelib" / "openrlhf"
+    except SetupError as error:  # it is built for one Python and platform a wheel
+        pytest.skip(str(error))

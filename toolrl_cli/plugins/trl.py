@@ -1,0 +1,92 @@
+"""Reward functions for TRL's GRPOTrainer: one a part, so that each part is a curve of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from toolrl_cli.plugins.gold import read_gold, read_tools
+from toolrl_cli.records import Json, Rollout, Score
+from toolrl_cli.rewards import Reward, find_reward
+
+RewardFunction = Callable[..., list[float | None]]
+Record = Callable[[Sequence[str], Sequence[Rollout], Sequence[Score]], None]
+
+
+def reward_functions(
+    reward: str = "fine-grained", *, matching: str | None = None, settings: Mapping[str, Any] | None = None
+) -> list[RewardFunction]:
+    """Functions for `GRPOTrainer(reward_funcs=...)`.
+
+    The data set needs a column `target` (a record of `toolrl prepare`, or better its JSON text) or
+    `ground_truth` (the gold completion as text), and for rewards that read schemas `tools`.
+    Schedules follow the trainer's step.
+
+    Raises:
+        ConfigError: as `find_reward`.
+    """
+    return BatchScorer(find_reward(reward, matching=matching, settings=settings)).functions()
+
+
+class BatchScorer:
+    """Scores each batch once and hands its parts to TRL one by one.
+
+    Args:
+        reward: what to score with.
+        stop_ids: token ids that end a completion; one that ends otherwise was cut off. None: nothing is known of it.
+        record: told the ids, rollouts and scores of each batch.
+    """
+
+    def __init__(self, reward: Reward, stop_ids: Collection[int] | None = None, record: Record | None = None) -> None:
+        self._reward = reward
+        self._stop_ids = None if stop_ids is None else frozenset(stop_ids)
+        self._record = record
+        self._batch: Sequence[Any] = ()
+        self._rollouts: list[Rollout] = []
+        self._scores: list[Score] = []
+
+    def functions(self) -> list[RewardFunction]:
+        """One TRL reward function for each part of the reward, named after it.
+
+        A part is None where it says nothing about a completion: TRL leaves it out of the part's mean.
+        """
+        return [self._function(part) for part in self._reward.weights]
+
+    def _function(self, part: str) -> RewardFunction:
+        def function(completions: Sequence[Any], **columns: Any) -> list[float | None]:
+            if completions is not self._batch:
+                self._score(completions, **columns)
+            return [
+                score.parts[part] if self._reward.applies(part, rollout.target) else None
+                for rollout, score in zip(self._rollouts, self._scores, strict=True)
+            ]
+
+        function.__name__ = part
+        return function
+
+    def _score(self, completions: Sequence[Any], **columns: Any) -> None:
+        self._rollouts = list(map(self._read, completions, *self._aligned(len(completions), columns)))
+        self._scores = self._reward.score_batch(self._rollouts, explain=self._record is not None)
+        self._batch = completions
+        if log_metric := columns.get("log_metric"):
+            log_metric("exact", sum(score.succeeds for score in self._scores) / len(self._scores))
+        if self._record:
+            self._record(columns["id"], self._rollouts, self._scores)
+
+    def _aligned(self, count: int, columns: Mapping[str, Any]) -> tuple[Sequence[Any], ...]:
+        """Gold, tools, token ids and step for each completion."""
+        nothing = [None] * count
+        state = columns.get("trainer_state")
+        step = getattr(state, "global_step", 0) or 0
+        gold = columns["target"] if "target" in columns else columns["ground_truth"]
+        tools = columns.get("tools") if self._reward.reads_tools else None
+        return gold, tools or nothing, columns.get("completion_ids") or nothing, [step] * count
+
+    def _read(self, completion: Any, gold: Any, tools: Any, ids: Sequence[int] | None, step: int) -> Rollout:
+        cut = self._stop_ids is not None and bool(ids) and ids[-1] not in self._stop_ids  # type: ignore[index]
+        return Rollout(text_of(completion), read_gold(gold), cut, step, read_tools(tools))
+
+
+def text_of(completion: str | Sequence[Json]) -> str:
+    """The text of a completion: itself, or the content of its last message."""
+    return completion if isinstance(completion, str) else str(completion[-1].get("content") or "")

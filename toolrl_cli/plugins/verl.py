@@ -1,0 +1,46 @@
+"""The reward for verl: `reward.custom_reward_function.path=pkg://toolrl_cli.plugins.verl`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from toolrl_cli.plugins.gold import read_gold, read_tools
+from toolrl_cli.records import Rollout
+from toolrl_cli.rewards import Reward, find_reward
+
+find_reward_once = cache(find_reward)
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: Mapping[str, Any] | None = None,
+    *,
+    reward: str = "fine-grained",
+    matching: str | None = None,
+    **unused: Any,
+) -> dict[str, float]:
+    """The score of one response, with its parts beside it for verl's log.
+
+    Args:
+        data_source: not looked at.
+        solution_str: the response alone, without special tokens, as verl's reward managers decode it.
+        ground_truth: `reward_model.ground_truth` of the row: gold text, a target record or its JSON text.
+        extra_info: of the row; `tools` is read where the reward compares by schema, `global_steps` by schedules.
+        reward: a preset, a YAML file or module:function, from verl's `reward_kwargs`.
+        matching: `optimal` or `greedy`, in place of what the reward says.
+
+    Returns: `score`, each part of the reward, and `exact` (1 for a step done right).
+
+    Raises:
+        DataError: the ground truth cannot be read.
+    """
+    chosen: Reward = find_reward_once(reward, matching=matching)
+    extra = extra_info or {}
+    tools = read_tools(extra.get("tools")) if chosen.reads_tools else ()
+    rollout = Rollout(solution_str, read_gold(ground_truth), step=int(extra.get("global_steps") or 0), tools=tools)
+    score = chosen.score(rollout, explain=False)
+    return {"score": score.total, **score.parts, "exact": float(score.succeeds)}

@@ -1,0 +1,145 @@
+"""A reward that the user wrote: a function with TRL's reward signature."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from toolrl_cli.errors import ConfigError, DataError, first_line
+from toolrl_cli.formats import find_format
+from toolrl_cli.jsonl import dump_json
+from toolrl_cli.records import Rollout, Score, Target
+from toolrl_cli.rewards.engine import SpecReward
+
+Function = Callable[..., Sequence[float | None]]
+
+
+@dataclass(frozen=True)
+class FunctionReward:
+    """A reward function of TRL's signature, called with one batch at a time.
+
+    It gets `completions` (one assistant message each) and the columns `target` (JSON text),
+    `ground_truth` (the gold as text) and `tools` (JSON text), beside `prompts`, `trainer_state`,
+    `log_metric` and `log_extra` as TRL gives them. Outcome and reasons are those of `judge`.
+    """
+
+    name: str
+    function: Function
+    judge: SpecReward
+
+    reads_tools = True
+
+    @property
+    def digest(self) -> str:
+        """Hash of the module's source; a run records it."""
+        try:
+            source = Path(inspect.getfile(inspect.unwrap(self.function))).read_bytes()
+        except (OSError, TypeError):
+            source = self.name.encode()
+        return hashlib.sha256(source).hexdigest()[:16]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Its one part, named after the function."""
+        return {self.name.rpartition(":")[2]: 1.0}
+
+    def applies(self, part: str, target: Target) -> bool:
+        """The function itself says where it does not apply, by returning None."""
+        return True
+
+    def score_batch(self, rollouts: Sequence[Rollout], *, explain: bool = True) -> list[Score]:
+        """Score a batch; None, where the reward does not apply, counts as 0.
+
+        Raises:
+            DataError: the function raises, or returns something else than one number or None a completion.
+        """
+        (part,) = self.weights
+        values = self.call(rollouts)
+        judged = self.judge.score_batch(rollouts, explain=explain)
+        return [
+            Score(value or 0.0, {part: value or 0.0}, score.outcome, score.reasons)
+            for value, score in zip(values, judged, strict=True)
+        ]
+
+    def score(self, rollout: Rollout, *, explain: bool = True) -> Score:
+        """Score one completion; see `score_batch`."""
+        return self.score_batch([rollout], explain=explain)[0]
+
+    def call(self, rollouts: Sequence[Rollout]) -> list[float | None]:
+        """What the function returns; raise `DataError` as `score_batch` does."""
+        try:
+            returned = self.function(**trl_arguments(rollouts))
+        except Exception as error:
+            raise DataError(f"reward {self.name} raises {type(error).__name__}: {first_line(error)}") from error
+        values = list(returned) if isinstance(returned, (list, tuple)) else []
+        if len(values) != len(rollouts) or not all(is_reward(value) for value in values):
+            raise DataError(
+                f"reward {self.name}: must return a list of one finite number or None for each completion, "
+                f"not {repr(returned)[:60]}"
+            )
+        return values
+
+
+def is_reward(value: object) -> bool:
+    """Whether a value is a finite number or None."""
+    return value is None or (isinstance(value, (int, float)) and math.isfinite(value))
+
+
+def trl_arguments(rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    """The keyword arguments that TRL's GRPOTrainer would call a reward function with."""
+    text_format = find_format("toolrl")
+    return {
+        "prompts": [[] for _ in rollouts],
+        "completions": [[{"role": "assistant", "content": rollout.text}] for rollout in rollouts],
+        "completion_ids": [[] for _ in rollouts],
+        "target": [dump_json(rollout.target.to_json()) for rollout in rollouts],
+        "ground_truth": [text_format.render_target(rollout.target) for rollout in rollouts],
+        "tools": [dump_json(list(rollout.tools)) for rollout in rollouts],
+        "trainer_state": SimpleNamespace(global_step=max((rollout.step for rollout in rollouts), default=0)),
+        "log_metric": lambda name, value: None,
+        "log_extra": lambda name, values: None,
+    }
+
+
+def load_function(reference: str) -> Function:
+    """The function that `module:function` or `file.py:function` names.
+
+    Raises:
+        ConfigError: there is no such module or function, or importing it fails.
+    """
+    place, _, name = reference.rpartition(":")
+    try:
+        module = load_file(Path(place)) if place.endswith(".py") else load_module(place)
+    except Exception as error:
+        raise ConfigError(f"{reference}: cannot be imported ({type(error).__name__}: {first_line(error)})") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ConfigError(f"{reference}: {place} has no function {name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def load_file(path: Path) -> ModuleType:
+    """A Python file as a module."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader  # a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_module(name: str) -> ModuleType:
+    """An importable module; the working folder counts, as with `python -m`."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(name)

@@ -1,0 +1,171 @@
+"""What a completion says: its calls, its response, and whether its blocks are where they belong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from toolrl_cli.errors import FormatError
+from toolrl_cli.formats import find_format
+from toolrl_cli.formats.toolrl import CLOSE_CALLS, OPEN_CALLS
+from toolrl_cli.records import PredictedCall, Target
+from toolrl_cli.rewards.parts import CLOSE_THINK, OPEN_THINK, follows_layout, layout_of
+
+OPEN_RESPONSE, CLOSE_RESPONSE = "<response>", "</response>"
+BEFORE_CALLS = f"{CLOSE_THINK}\n{OPEN_CALLS}\n"
+CALL_SHAPE, RESPONSE_SHAPE = "\ncalls", "\nresponse"
+STARTS_BLOCK = re.compile(rf"\s*(?:{OPEN_CALLS}|{OPEN_RESPONSE}|\Z)")
+BLOCK_TAG = re.compile(f"{OPEN_CALLS}|{OPEN_RESPONSE}")
+BETWEEN = re.compile(r"[\s,]*")
+TEXT_FORMAT = find_format("toolrl")
+DECODER = json.JSONDecoder()
+
+
+Reading = tuple[bool, Sequence[PredictedCall], str | None, str]
+"""Whether the blocks are in their places, the calls, why they cannot be read (else None), and the response."""
+
+
+def read_as_released(text: str, target: Target) -> Reading:
+    """Read stripped text as ToolRL's released code does: tags count wherever they stand, in a thought too."""
+    if target.tool_calls and target.response is None:
+        well_formed = holds_calls_alone(text)
+    else:
+        well_formed = follows_layout(text, layout_of(target))
+    try:
+        return well_formed, TEXT_FORMAT.parse_tool_calls(text), None, ""
+    except FormatError as error:
+        return well_formed, (), str(error), ""
+
+
+def holds_calls_alone(text: str) -> bool:
+    """`follows_layout` for the most frequent layout, calls without a response, seeking each tag once."""
+    start, end = text.find(OPEN_CALLS), len(text) - len(CLOSE_CALLS)
+    return (
+        text.startswith(BEFORE_CALLS, start - len(CLOSE_THINK) - 1)
+        and text.startswith(OPEN_THINK)
+        and text.find(CLOSE_CALLS) == end
+        and text[end - 1] == "\n"
+        and len(OPEN_THINK) <= start - len(CLOSE_THINK) - 1
+        and start + len(OPEN_CALLS) < end - 1
+        and text.find(OPEN_CALLS, start + 1) < 0
+    )
+
+
+def read_leniently(text: str, target: Target) -> Reading:
+    """Read stripped text as a serving stack would.
+
+    Nothing inside the thought counts. Every call block after it does, also one inside the response
+    if it can be decoded. A block holds JSON objects or lists of them, laid out in any way, and a tag
+    inside a JSON string is text. `arguments` stands for `parameters`, null or nothing for no arguments.
+    """
+    closed, rest = split_thought(text)
+    shape: list[str] = []
+    calls: list[PredictedCall] = []
+    response, error = "", None
+    try:
+        for block in read_blocks(rest):
+            shape.append(block.shape)
+            calls += block.calls
+            response = block.response or response
+    except FormatError as reason:
+        error = str(reason)
+    return closed and shape == expected_shape(target), calls, error, response.strip()
+
+
+def expected_shape(target: Target) -> list[str]:
+    """The shapes of the blocks that a target asks for after its thought."""
+    calls = [CALL_SHAPE] if target.tool_calls else []
+    response = [RESPONSE_SHAPE] if target.response is not None else []
+    return calls + response
+
+
+def split_thought(text: str) -> tuple[bool, str]:
+    """Whether the text starts with a closed thought, and what follows it.
+
+    The thought ends at the first `</think>` that a block or the end follows, else at the last one;
+    one that is never closed runs to the end.
+    """
+    if text.startswith((OPEN_CALLS, OPEN_RESPONSE)):
+        return False, text
+    opened = text.startswith(OPEN_THINK)
+    end = last = text.find(CLOSE_THINK)
+    while end >= 0:
+        last = end
+        if STARTS_BLOCK.match(text, end + len(CLOSE_THINK)):
+            break
+        end = text.find(CLOSE_THINK, end + 1)
+    if last >= 0 and (opened or end >= 0):
+        return opened, text[last + len(CLOSE_THINK) :]
+    return False, text.partition(OPEN_THINK)[0]
+
+
+class Block(NamedTuple):
+    """A piece of text behind the thought: a call block, a response, or text outside both.
+
+    The `shape` tells one in its right place from any other.
+    """
+
+    shape: str
+    calls: list[PredictedCall] = []
+    response: str = ""
+
+
+def read_blocks(text: str) -> Iterator[Block]:
+    """The blocks of the text behind the thought; raise `FormatError` when the calls of one cannot be read."""
+    position = 0
+    while tag := BLOCK_TAG.search(text, position):
+        before, start = text[position : tag.start()], tag.end()
+        if tag.group() == OPEN_CALLS:
+            calls, position, tidy = decode_block(text, start)
+            yield Block(before + (CALL_SHAPE.strip() if tidy else OPEN_CALLS), calls)
+            continue
+        end = text.rfind(CLOSE_RESPONSE, start)
+        response = text[start:end] if end >= 0 else text[start:]
+        yield Block(
+            before + RESPONSE_SHAPE.strip() if end >= 0 else OPEN_RESPONSE, list(hidden_calls(response)), response
+        )
+        position = end + len(CLOSE_RESPONSE) if end >= 0 else len(text)
+    if position < len(text):
+        yield Block("text", response=text[position:])
+
+
+def hidden_calls(response: str) -> Iterator[PredictedCall]:
+    """Calls in blocks inside a response; what cannot be decoded there is text."""
+    position = response.find(OPEN_CALLS)
+    while position >= 0:
+        start = position + len(OPEN_CALLS)
+        try:
+            calls, start, _ = decode_block(response, start)
+            yield from calls
+        except FormatError:
+            pass
+        position = response.find(OPEN_CALLS, start)
+
+
+def decode_block(text: str, start: int) -> tuple[list[PredictedCall], int, bool]:
+    """The calls of the block open at `start`, where the text goes on, and whether its tags have lines of their own.
+
+    Raises:
+        FormatError: something in it is no JSON, no call, or a number too long or nested too deeply for Python.
+    """
+    calls: list[PredictedCall] = []
+    position = BETWEEN.match(text, start).end()  # type: ignore[union-attr]
+    while position < len(text) and not text.startswith(CLOSE_CALLS, position):
+        try:
+            value, position = DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"call is not JSON: {text[position : position + 80]!r}") from error
+        calls += [lenient_call(item) for item in (value if isinstance(value, list) else [value])]
+        position = BETWEEN.match(text, position).end()  # type: ignore[union-attr]
+    tidy = text.startswith("\n", start) and text[start + 1 : position].endswith("\n") and position < len(text)
+    return calls, position + len(CLOSE_CALLS), tidy
+
+
+def lenient_call(value: object) -> PredictedCall:
+    """A decoded JSON value as a call; raise `FormatError` when it has no name."""
+    if not isinstance(value, dict) or "name" not in value:
+        raise FormatError(f'call is no object with a "name": {repr(value)[:80]}')
+    arguments = value.get("parameters", value.get("arguments"))
+    return PredictedCall(value["name"], {} if arguments is None else arguments)

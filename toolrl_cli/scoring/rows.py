@@ -1,0 +1,183 @@
+"""A piece of a JSONL file in, scored lines and their counts out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from toolrl_cli.errors import DataError, FormatError
+from toolrl_cli.formats import find_format
+from toolrl_cli.jsonl import dump_json, explain_json_error, load_json
+from toolrl_cli.records import Json, Rollout, Score, Target, expect, expect_each
+from toolrl_cli.rewards import Reward
+from toolrl_cli.scoring.explain import explain_row
+from toolrl_cli.scoring.tally import Tally
+
+TEXT_FORMAT = find_format("toolrl")
+SCORE_FIELD = re.compile(rb',\s*"score":\s*\{')
+MAX_STEP = 10**12
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be made of the rows besides counts; `step` is that of rows without one."""
+
+    step: int = 0
+    lines: bool = False
+    explanations: bool = False
+    group_by: str | None = None
+    totals_by_id: bool = False
+
+
+class Row(NamedTuple):
+    """A row that can be scored: where it stands, its text, its decoded fields, and what the reward looks at."""
+
+    number: int
+    line: bytes
+    fields: Json
+    rollout: Rollout
+    group: bytes
+
+
+@dataclass(slots=True)
+class ScoredChunk:
+    """What became of a piece of a file; `refused` holds line numbers and reasons."""
+
+    tally: Tally
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    lines: bytes = b""
+    explanations: list[list[str]] = field(default_factory=list)
+    groups: list[tuple[bytes, float, bool]] = field(default_factory=list)
+    totals: list[tuple[str, float]] = field(default_factory=list)
+
+
+def score_chunk(reward: Reward, wanted: Wanted, chunk: bytes, first: int) -> ScoredChunk:
+    """Score the lines of a piece of a file, the first of which has the number `first`.
+
+    Raises:
+        DataError: a user's reward function fails.
+    """
+    done = ScoredChunk(Tally(tuple(reward.weights)))
+    rows = list(read_rows(chunk, first, wanted, lambda number, why: done.refused.append((number, why))))
+    done.tally.malformed_rows = len(done.refused)
+    scores = reward.score_batch([row.rollout for row in rows], explain=wanted.lines or wanted.explanations)
+    for score in scores:
+        done.tally.add(score)
+    pairs = list(zip(rows, scores, strict=True))
+    if wanted.lines:
+        done.lines = b"".join(write_row(row, score) for row, score in pairs)
+    if wanted.explanations:
+        done.explanations = [explain_row(row.number, row.fields, row.rollout, s) for row, s in pairs]
+    if wanted.group_by:
+        done.groups = [(row.group, score.total, score.succeeds) for row, score in pairs]
+    if wanted.totals_by_id:
+        done.totals = [(str(row.fields["id"]), score.total) for row, score in pairs if "id" in row.fields]
+    return done
+
+
+def read_rows(chunk: bytes, first: int, wanted: Wanted, refuse: Callable[[int, str], object]) -> Iterator[Row]:
+    """The rows of a piece of a file that can be scored; the others go to `refuse` with their reason."""
+    for number, line in enumerate(chunk.split(b"\n"), start=first):
+        line = line.strip()
+        if not line:
+            continue
+        try:
+            fields = decode_row(line)
+            group = group_key(fields, wanted.group_by) if wanted.group_by else b""
+            yield Row(number, line, fields, read_rollout(fields, wanted.step), group)
+        except DataError as error:
+            refuse(number, str(error))
+
+
+def decode_row(line: bytes) -> Json:
+    """The object that a line holds; raise `DataError` when it holds none."""
+    try:
+        value = load_json(line)
+    except ValueError as error:
+        raise DataError(explain_json_error(error)) from error
+    return expect(value, dict, "row")
+
+
+def read_rollout(row: Json, step: int = 0) -> Rollout:
+    """What a reward looks at in a row: the completion, its target (else the text `ground_truth`), and the rest.
+
+    Raises:
+        DataError: a field is missing or malformed.
+    """
+    if "completion" not in row:
+        raise DataError('no "completion" field; each row needs the text that a model wrote')
+    text = expect(row["completion"], str, "completion")
+    truncated = expect(row.get("truncated") or False, bool, "truncated")
+    tools = tuple(expect_each(row["tools"], dict, "tools")) if row.get("tools") else ()
+    return Rollout(text, read_target(row), truncated, read_step(row, step), tools)
+
+
+def read_target(row: Json) -> Target:
+    """The gold of a row; raise `DataError` when it has none, or a malformed one."""
+    if "target" in row:
+        return Target.from_json(row["target"])
+    if "ground_truth" not in row:
+        raise DataError('no "target" and no "ground_truth" field; each row needs one of them to score against')
+    try:
+        return TEXT_FORMAT.parse_target(expect(row["ground_truth"], str, "ground_truth"))
+    except FormatError as error:
+        raise DataError(f"ground_truth: {error}") from error
+
+
+def read_step(row: Json, default: int) -> int:
+    """The training step of a row, the default where it has none."""
+    step = row.get("step")
+    if step is None:
+        return default
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= MAX_STEP:
+        raise DataError(f"step must be a training step, a whole number from 0, not {repr(step)[:40]}")
+    return step
+
+
+def write_row(row: Row, score: Score) -> bytes:
+    """A line as it was with its `score` at the end, in place of any it had."""
+    line = row.line
+    if "score" in row.fields:
+        line = without_score(row)
+    return line[:-1] + b', "score": ' + msgspec.json.encode(score.to_json()) + b"}\n"
+
+
+def without_score(row: Row) -> bytes:
+    """A line without its `score`: cut off where it stands last, else written anew."""
+    rest = {name: value for name, value in row.fields.items() if name != "score"}
+    for found in SCORE_FIELD.finditer(row.line):
+        shorter = row.line[: found.start()] + b"}"
+        try:
+            if load_json(shorter) == rest:
+                return shorter
+        except (ValueError, RecursionError):
+            continue
+    return dump_json(rest).encode()
+
+
+def group_key(row: Json, name: str) -> bytes:
+    """What tells a row's group: 16 bytes that stand for the field's value.
+
+    `prompt` falls back on `messages` and `id`, and rows of different training steps are different groups.
+    """
+    if name != "prompt":
+        return digest(expect_field(row, name))
+    found = next((row[key] for key in ("prompt", "messages", "id") if key in row), None)
+    return digest([found if found is not None else expect_field(row, name), row.get("step")])
+
+
+def expect_field(row: Json, name: str) -> Any:
+    """The value of a field; raise `DataError` when the row has none."""
+    if name not in row:
+        raise DataError(f'no "{name}" field to group by')
+    return row[name]
+
+
+def digest(value: object) -> bytes:
+    """16 bytes that stand for a JSON value."""
+    return hashlib.blake2b(dump_json(value).encode(), digest_size=16).digest()

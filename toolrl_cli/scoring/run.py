@@ -1,0 +1,218 @@
+"""Score a file of completions, piece by piece, in one process or several."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from toolrl_cli.console import byte_progress
+from toolrl_cli.errors import ConfigError, DataError, GateFailed, SetupError, nearest
+from toolrl_cli.jsonl import is_stream, open_atomic, read_chunks
+from toolrl_cli.records import Json
+from toolrl_cli.rewards import Reward, find_reward
+from toolrl_cli.scoring.baseline import Totals, compare, read_totals
+from toolrl_cli.scoring.groups import Groups
+from toolrl_cli.scoring.rows import ScoredChunk, Wanted, score_chunk
+from toolrl_cli.scoring.tally import Tally
+
+PENDING = 3
+"""Pieces of a file that wait for each worker, so that memory stays constant."""
+CHUNK = 1 << 20
+"""Bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """What `score` is told; `settings` are values of the reward spec by dotted path."""
+
+    data: Path
+    output: Path | None = None
+    reward: str = "fine-grained"
+    matching: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    step: int = 0
+    workers: int = 1
+    explain: bool = False
+    group_by: str | None = None
+    baseline: Path | None = None
+    fail_under: Mapping[str, float] = field(default_factory=dict)
+    strict: bool = False
+    seed: int = 0
+    overwrite: bool = False
+
+    def build_reward(self) -> Reward:
+        """The reward; raise `ConfigError` as `find_reward`."""
+        return find_reward(self.reward, matching=self.matching, settings=self.settings)
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is to be made of each row."""
+        return Wanted(self.step, self.output is not None, self.explain, self.group_by, self.baseline is not None)
+
+
+def score_file(
+    config: ScoreConfig, report: Callable[[str], None], show: Callable[[list[str]], None] = lambda lines: None
+) -> Json:
+    """Score every row of a JSONL file and write the rows with their `score` to the output, if there is one.
+
+    A row that cannot be scored is left out, counted, and told to `report`; with `strict` the first
+    one stops. Memory is constant but for groups and for the ids of a baseline.
+
+    Args:
+        config: what to do.
+        report: told a line for each row that is left out.
+        show: given the lines that explain a row, row by row, when `explain` is set.
+
+    Returns: the summary: counts, means, spread, percentiles, outcomes and rows per second; `groups`
+        and `baseline` where asked for.
+
+    Raises:
+        DataError: a file is missing or holds no row that can be scored, or `strict` met a bad row.
+        ConfigError: the reward or a gate is unknown, or the output exists and `overwrite` is not set.
+        SetupError: the output cannot be written, or a worker died.
+    """
+    reward = config.build_reward()
+    check_gates(config.fail_under, reward)
+    if config.output and not is_stream(config.output) and config.output.exists() and not config.overwrite:
+        raise ConfigError(f"{config.output}: exists; add --overwrite to replace it")
+    before = read_totals(config.baseline) if config.baseline else None
+    tally, groups, totals = Tally(tuple(reward.weights)), Groups(), Totals()
+    start = time.perf_counter()
+    with open_output(config.output) as stream, byte_progress(f"score {config.data.name}", config.data) as advance:
+        for done in score_chunks(config, advance):
+            refuse(done.refused, config, report)
+            tally.merge(done.tally)
+            groups.add(done.groups)
+            totals.add(done.totals)
+            for lines in done.explanations:
+                show(lines)
+            if stream and done.lines:
+                stream.write(done.lines.decode())
+        if not tally.rows:
+            raise DataError(f"{config.data}: no rows to score; each line must hold a completion and its target")
+    seconds = time.perf_counter() - start
+    summary = {"reward": reward.name, "reward_digest": reward.digest, **tally.to_json()}
+    if config.group_by:
+        summary["groups"] = groups.to_json()
+        summary["histograms"] = {name: tally.histogram(name) for name in tally.sums}
+    if before and config.baseline:
+        summary["baseline"] = compare(before, totals, config.baseline, seed=config.seed)
+    return {**summary, "seconds": round(seconds, 3), "rows_per_second": round(tally.rows / seconds)}
+
+
+def open_output(path: Path | None) -> AbstractContextManager[IO[str] | None]:
+    """The output, which appears only when it is whole; nothing when there is none."""
+    return open_atomic(path) if path else nullcontext()
+
+
+def refuse(refused: Iterable[tuple[int, str]], config: ScoreConfig, report: Callable[[str], None]) -> None:
+    """Tell each row that cannot be scored; raise `DataError` for the first one when that is asked for."""
+    for number, why in refused:
+        if config.strict:
+            raise DataError(f"{config.data}:{number}: {why}")
+        report(f"{config.data}:{number}: {why}")
+
+
+def score_chunks(config: ScoreConfig, advance: Callable[[int], None]) -> Iterator[ScoredChunk]:
+    """The pieces of the file, scored, in order."""
+    chunks = read_chunks(config.data, CHUNK)
+    results = score_here(config, chunks) if config.workers == 1 else score_in_workers(config, chunks)
+    for size, done in results:
+        yield done
+        advance(size)
+
+
+def score_here(config: ScoreConfig, chunks: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, ScoredChunk]]:
+    """Score in this process; the size of each piece comes with it."""
+    reward, wanted = config.build_reward(), config.wanted
+    for first, chunk in chunks:
+        yield len(chunk), score_chunk(reward, wanted, chunk, first)
+
+
+def score_in_workers(config: ScoreConfig, chunks: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, ScoredChunk]]:
+    """Score in worker processes, in order, with few pieces in flight."""
+    pending: deque[tuple[int, Future[ScoredChunk]]] = deque()
+    with ProcessPoolExecutor(config.workers, initializer=start_worker, initargs=(config,)) as pool:
+        try:
+            for first, chunk in chunks:
+                pending.append((len(chunk), pool.submit(score_in_worker, chunk, first)))
+                if len(pending) >= PENDING * config.workers:
+                    size, future = pending.popleft()
+                    yield size, future.result()
+            while pending:
+                size, future = pending.popleft()
+                yield size, future.result()
+        except BrokenProcessPool as error:
+            raise SetupError("a worker died, killed for memory perhaps; try fewer --workers") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+WORKER: list[Callable[[bytes, int], ScoredChunk]] = []
+
+
+def start_worker(config: ScoreConfig) -> None:
+    """Make a worker process ready; Ctrl-C is the main process's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    WORKER.append(partial(score_chunk, config.build_reward(), config.wanted))
+
+
+def score_in_worker(chunk: bytes, first: int) -> ScoredChunk:
+    """Score a piece of the file in a worker process."""
+    return WORKER[0](chunk, first)
+
+
+def read_gates(texts: Iterable[str]) -> dict[str, float]:
+    """`2.5` or `part=2.5` as the lowest mean of the total or a part; raise `ConfigError` for anything else."""
+    gates = {}
+    for text in texts:
+        name, _, limit = text.rpartition("=")
+        try:
+            gates[name or "total"] = float(limit)
+        except ValueError:
+            limit = "nan"
+        if not math.isfinite(gates.get(name or "total", math.nan)):
+            raise ConfigError(f"--fail-under {text}: must be a number, or part=number")
+    return gates
+
+
+def check_gates(gates: Mapping[str, float], reward: Reward) -> None:
+    """Raise `ConfigError` for a gate on something that the summary does not have."""
+    known = ("total", *reward.weights, "exact_rate")
+    for name in gates:
+        if name not in known:
+            raise ConfigError(
+                f"--fail-under {name}: no such part; choose from {', '.join(known)}{nearest(name, known)}"
+            )
+
+
+def check(summary: Json, config: ScoreConfig) -> None:
+    """Turn what a summary shows into the exit status.
+
+    Raises:
+        DataError: rows were left out.
+        GateFailed: a mean is under its limit, or the total is surely lower than the baseline's.
+    """
+    if left_out := summary["malformed_rows"]:
+        count = summary["n"] + left_out
+        raise DataError(f"{config.data}: {left_out} of {count} rows could not be scored; mend or remove them")
+    for name, limit in config.fail_under.items():
+        found = summary["exact_rate"] if name == "exact_rate" else summary["mean"][name]
+        if found < limit:
+            raise GateFailed(f"{config.data}: mean {name} {found:.4f} is under {limit:g}")
+    baseline = summary.get("baseline")
+    if baseline and baseline["high"] < 0:
+        raise GateFailed(
+            f"{config.data}: the total is lower than in {baseline['file']} by {-baseline['difference']:.4f}, "
+            f"95% interval [{baseline['low']:.4f}, {baseline['high']:.4f}]"
+        )

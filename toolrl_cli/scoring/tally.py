@@ -1,0 +1,102 @@
+"""What a file of scores comes to: means, spread, percentiles, outcomes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil, sqrt
+
+from toolrl_cli.records import Json, Outcome, Score
+
+PERCENTILES = (5, 25, 50, 75, 95)
+BINS = 10
+DECIMALS = 4
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts over scored rows; memory grows with the number of different values, to four decimals, not of rows."""
+
+    parts: tuple[str, ...]
+    rows: int = 0
+    malformed_rows: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    squares: dict[str, float] = field(default_factory=dict)
+    values: dict[str, Counter[float]] = field(default_factory=dict)
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        """Start every sum at nothing."""
+        for name in ("total", *self.parts):
+            self.sums[name] = self.squares[name] = 0.0
+            self.values[name] = Counter()
+
+    def add(self, score: Score) -> None:
+        """Count one scored row."""
+        self.rows += 1
+        self.outcomes[score.outcome] += 1
+        self._add("total", score.total)
+        for name, value in score.parts.items():
+            self._add(name, value)
+
+    def _add(self, name: str, value: float) -> None:
+        self.sums[name] += value
+        self.squares[name] += value * value
+        self.values[name][round(value, DECIMALS)] += 1
+
+    def merge(self, other: Tally) -> None:
+        """Add the counts of another piece of the same file."""
+        self.rows += other.rows
+        self.malformed_rows += other.malformed_rows
+        self.outcomes.update(other.outcomes)
+        for name in self.sums:
+            self.sums[name] += other.sums[name]
+            self.squares[name] += other.squares[name]
+            self.values[name].update(other.values[name])
+
+    def mean(self, name: str) -> float:
+        """The mean of a part, or of the total, over the scored rows; there is at least one."""
+        return self.sums[name] / self.rows
+
+    def std(self, name: str) -> float:
+        """The standard deviation (of a sample: n - 1) of a part or the total; 0 for a single row."""
+        if self.rows == 1:
+            return 0.0
+        return sqrt(max(0.0, self.squares[name] - self.sums[name] ** 2 / self.rows) / (self.rows - 1))
+
+    def percentiles(self, name: str) -> dict[str, float]:
+        """Percentiles by the nearest rank, to four decimals."""
+        ordered = sorted(self.values[name].items())
+        return {f"p{q}": rank_value(ordered, max(1, ceil(self.rows * q / 100))) for q in PERCENTILES}
+
+    def histogram(self, name: str) -> Json:
+        """Counts in ten bins of one width from the lowest to the highest value: `{"edges": 11, "counts": 10}`."""
+        low, high = min(self.values[name]), max(self.values[name])
+        width = (high - low) / BINS or 1.0
+        counts = [0] * BINS
+        for value, count in self.values[name].items():
+            counts[min(BINS - 1, int((value - low) / width))] += count
+        return {"edges": [round(low + i * width, DECIMALS) for i in range(BINS + 1)], "counts": counts}
+
+    def to_json(self) -> Json:
+        """The summary as JSON values, numbers to four decimals."""
+        names = ("total", *self.parts)
+        return {
+            "n": self.rows,
+            "malformed_rows": self.malformed_rows,
+            "mean": {name: round(self.mean(name), DECIMALS) for name in names},
+            "std": {name: round(self.std(name), DECIMALS) for name in names},
+            "percentiles": {name: self.percentiles(name) for name in names},
+            "exact_rate": round(self.outcomes[Outcome.EXACT] / self.rows, DECIMALS),
+            "outcomes": {outcome.value: self.outcomes[outcome] for outcome in Outcome},
+        }
+
+
+def rank_value(ordered: Sequence[tuple[float, int]], rank: int) -> float:
+    """The value at a rank, counted from 1, among ordered (value, count) pairs."""
+    for value, count in ordered:
+        rank -= count
+        if rank <= 0:
+            return value
+    raise ValueError("rank is beyond the values")

@@ -1,0 +1,36 @@
+"""What GRPO's sampled completions leave on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from toolrl_cli.jsonl import RecordLog
+from toolrl_cli.records import Json, Rollout, Score
+
+
+def completion_log(path: Path) -> Callable[[Sequence[str], Sequence[Rollout], Sequence[Score]], None]:
+    """A function that appends every scored completion to a JSONL file, in the form that `toolrl score` reads."""
+
+    def record(ids: Sequence[str], rollouts: Sequence[Rollout], scores: Sequence[Score]) -> None:
+        with RecordLog(path) as log:
+            for row in zip(ids, rollouts, scores, strict=True):
+                log.append(completion_record(*row))
+
+    return record
+
+
+def completion_record(id: str, rollout: Rollout, score: Score) -> Json:
+    """A row of completions.jsonl: what was generated in which step, the gold and the score.
+
+    `step` counts finished optimizer steps, as the schedules do; tools stand in it where the reward reads them.
+    """
+    return {
+        "id": id,
+        "step": rollout.step,
+        "completion": rollout.text,
+        "truncated": rollout.truncated,
+        "target": rollout.target.to_json(),
+        **({"tools": list(rollout.tools)} if rollout.tools else {}),
+        "score": score.to_json(),
+    }
