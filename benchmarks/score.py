@@ -32,41 +32,37 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        many, few = folder / "many.jsonl", folder / "few.jsonl"
-        lines = make_lines(options.data)
-        for path, count in ((many, options.rows), (few, 100)):
-            path.write_text("".join(islice(cycle(lines), count)), "utf-8")
-        megabytes = many.stat().st_size / 1e6
-        print(f"{options.rows:,} rows, {megabytes:,.0f} MB, median of {ROUNDS} runs (fastest to slowest)")
-        written = ("-o", folder / "out.jsonl", "--overwrite")
-        for name, arguments, count in (
-            (
-                f"JSONL to JSONL, {options.workers} workers",
-                (many, *written, "--workers", options.workers),
-                options.rows,
-            ),
-            ("JSONL to JSONL, 1 worker", (many, *written), options.rows),
-            (f"summary alone, {options.workers} workers", (many, "--workers", options.workers), options.rows),
-            ("100 rows", (few,), 100),
-        ):
-            seconds = sorted(run(*arguments) for _ in range(ROUNDS))
-            middle = statistics.median(seconds)
-            print(f"{name:28} {middle:6.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f})  {count / middle:>9,.0f} rows/s")
+        for name, short in (("the thoughts of the rows", False), ("thoughts of one sentence", True)):
+            lines = make_lines(options.data, short=short)
+            many, few, out = folder / "many.jsonl", folder / "few.jsonl", folder / "out.jsonl"
+            for path, count in ((many, options.rows), (few, 100)):
+                path.write_text("".join(islice(cycle(lines), count)), "utf-8")
+            print(f"{name}: {options.rows:,} rows, {many.stat().st_size / 1e6:,.0f} MB, median of {ROUNDS} (range)")
+            written = ("-o", out, "--overwrite")
+            report(
+                f"JSONL to JSONL, {options.workers} workers", options.rows, many, *written, "--workers", options.workers
+            )
+            report("JSONL to JSONL, 1 worker", options.rows, many, *written)
+            report(f"summary alone, {options.workers} workers", options.rows, many, "--workers", options.workers)
+        report("100 rows", 100, few)
 
 
-def make_lines(data: Path) -> list[str]:
-    """Rows as `toolrl grpo` writes them, without their scores."""
-    pairs = make_pairs(json.loads(data.read_text("utf-8")))
-    rows = (
-        {
-            "id": f"row-{i}",
-            "step": 0,
-            "completion": text,
-            "truncated": False,
-            "target": FORMAT.parse_target(gold).to_json(),
-        }
-        for i, (text, gold) in enumerate(pairs)
-    )
+def report(name: str, count: int, *arguments: object) -> None:
+    """Run several times and print the time and the rate."""
+    seconds = sorted(run(*arguments) for _ in range(ROUNDS))
+    middle = statistics.median(seconds)
+    print(f"{name:28} {middle:6.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f})  {count / middle:>9,.0f} rows/s")
+
+
+def make_lines(data: Path, *, short: bool) -> list[str]:
+    """Rows as `toolrl grpo` writes them, without their scores; short ones have thoughts as the RL data has them."""
+    rows = []
+    for i, (text, gold) in enumerate(make_pairs(json.loads(data.read_text("utf-8")))):
+        target = FORMAT.parse_target(gold).to_json()
+        if short and "</think>" in text:
+            text = "<think> I should use the appropriate tool with proper parameters. " + text[text.find("</think>") :]
+            target["thought"] = None
+        rows.append({"id": f"row-{i}", "step": 0, "completion": text, "truncated": False, "target": target})
     return [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from toolrl_cli.errors import ConfigError, DataError, FormatError
 from toolrl_cli.formats import find_format, toolrl
 from toolrl_cli.formats.toolrl import ToolrlFormat
-from toolrl_cli.records import Json, PredictedCall, Target, ToolCall
+from toolrl_cli.records import ExtendedCall, Json, PredictedCall, Target, ToolCall
 
 FORMAT = ToolrlFormat()
 
@@ -351,7 +351,7 @@ CALLS = [
     ('</tool_call><tool_call>{"name": "f", "parameters": {}}', [PredictedCall("f", {})]),
     # Any value may stand where a name and an object belong; other fields are ignored.
     ('<tool_call>{"name": null, "parameters": [1]}</tool_call>', [PredictedCall(None, [1])]),
-    ('<tool_call>{"name": {"a": 1}, "arguments": {}}</tool_call>', [PredictedCall({"a": 1}, None, extra=True)]),
+    ('<tool_call>{"name": {"a": 1}, "arguments": {}}</tool_call>', [ExtendedCall({"a": 1}, None)]),
 ]
 NO_CALLS = [
     ("<tool_call></tool_call>", "call is not JSON: ''"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz_rewards import one_input
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_rewards import GOLD_CALLS, JSON, TARGETS, TEXTS
@@ -113,6 +114,12 @@ def test_any_text_scores_within_the_bounds(text: str, target: Target, truncated:
         assert min(low, 0.0) - 1e-9 <= found.total <= high + 1e-9, reward.name
         assert found.total >= greedy.score(rollout).total - 1e-9, reward.name
         assert found == reward.score(rollout)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=100))
+def test_the_fuzz_target(data: bytes) -> None:
+    one_input(data)
 
 
 @settings(max_examples=100, deadline=None)

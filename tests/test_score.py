@@ -305,6 +305,19 @@ def test_a_line_keeps_its_bytes(tmp_path: Path) -> None:
     score(write(tmp_path / "rows.jsonl", row), out, overwrite=True)
     assert [list(kept) for kept in read(out)] == [["completion", "target", "score"]]
     assert read(out)[0]["completion"] == row["completion"]
+    for n, text in enumerate(['{"n": NaN, "score": {"total": 9}, %s}', '{%s , "score" : 3 }', '{%s,"sc\\u006fre":[]}']):
+        score(write(tmp_path / "rows.jsonl", text % '"completion": "", "target": {}'), out, overwrite=True)
+        assert [kept["score"]["total"] for kept in read(out)] == [0.0], n
+        assert out.read_text("utf-8").count("score") == 1
+
+
+def test_rows_nested_deeply(tmp_path: Path) -> None:
+    deep = '{"completion": "", "target": {}, "prompt": %s, "score": {}}' % ("[" * 960 + "]" * 960)
+    data = write(tmp_path / "rows.jsonl", *([deep] * 3), EXACT)
+    for options in ({}, {"group_by": "prompt"}):
+        summary, messages = score(data, tmp_path / "out.jsonl", overwrite=True, **options)
+        assert summary["n"] + summary["malformed_rows"] == 4
+        assert len(messages) == summary["malformed_rows"]
 
 
 def test_the_step_of_a_row_wins(tmp_path: Path) -> None:
@@ -392,6 +405,11 @@ def test_against_a_baseline(tmp_path: Path) -> None:
     assert "total -7.0000 [-7.0000, -7.0000] over 19 ids (1 only there, 1 only here)" in down.stdout
     other = toolrl("score", tmp_path / "b.jsonl", "--baseline", tmp_path / "b.jsonl")
     assert (other.returncode, "toolrl score -o writes it" in other.stderr) == (1, True)
+    nameless = write(tmp_path / "d.jsonl", {"completion": "x", "target": TARGET}, EXACT)
+    assert toolrl("score", nameless, "--baseline", tmp_path / "better.jsonl").stderr.splitlines() == [
+        f'{nameless}:1: no "id" field to pair with the baseline',
+        f"toolrl: {nameless}: 1 of 2 rows could not be scored; mend or remove them",
+    ]
     write(tmp_path / "c.jsonl", {**EXACT, "id": "z"})
     apart = toolrl("score", tmp_path / "c.jsonl", "--baseline", tmp_path / "better.jsonl")
     assert (apart.returncode, "no id in common" in apart.stderr) == (1, True)

@@ -238,28 +238,55 @@ def open_text(path: Path) -> Iterator[IO[str]]:
         yield stream
 
 
-def read_chunks(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """A file, or standard input for `-`, in pieces of whole lines, each with the number of its first line.
+Piece = bytes | tuple[int, int]
+"""Whole lines of a file: the bytes themselves, or where they start and end in it."""
 
-    A piece has about `size` bytes, more where one line is longer. A byte order mark is left out.
+
+def cut_lines(path: Path, size: int) -> Iterator[Piece]:
+    """A file, or standard input for `-`, in pieces of whole lines, each of about `size` bytes.
+
+    A file that can be read at any place is cut by position, so that other processes can read the
+    pieces for themselves.
 
     Raises:
         DataError: the file is missing or unreadable.
     """
-    number, parts = 1, [b""]
     with read_errors(path), open(0 if path == STDIO else path, "rb", closefd=path != STDIO) as stream:
-        read = getattr(stream, "read1", stream.read)
-        parts = [read(3).removeprefix(b"\xef\xbb\xbf")]
-        while block := read(size):
-            end = block.rfind(b"\n") + 1
-            parts.append(block[:end] if end else block)
-            if end:
-                chunk = b"".join(parts)
-                yield number, chunk
-                number += chunk.count(b"\n")
-                parts = [block[end:]]
+        yield from cut_by_position(stream, path.stat().st_size, size) if path.is_file() else cut_stream(stream, size)
+
+
+def cut_by_position(stream: IO[bytes], end: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where the pieces of a file of `end` bytes start and end."""
+    start = 0
+    while start < end:
+        stream.seek(start + size)
+        stream.readline()
+        stop = min(stream.tell(), end)
+        yield start, stop
+        start = stop
+
+
+def cut_stream(stream: IO[bytes], size: int) -> Iterator[bytes]:
+    """The pieces of a stream, as soon as they are there."""
+    read = getattr(stream, "read1", stream.read)
+    parts: list[bytes] = []
+    while block := read(size):
+        end = block.rfind(b"\n") + 1
+        parts.append(block[:end] if end else block)
+        if end:
+            yield b"".join(parts)
+            parts = [block[end:]]
     if rest := b"".join(parts):
-        yield number, rest
+        yield rest
+
+
+def read_piece(path: Path, piece: Piece) -> bytes:
+    """The bytes of a piece; raise `DataError` when the file cannot be read any more."""
+    if isinstance(piece, bytes):
+        return piece
+    with read_errors(path), path.open("rb") as stream:
+        stream.seek(piece[0])
+        return stream.read(piece[1] - piece[0])
 
 
 @contextmanager
@@ -278,6 +305,8 @@ def read_errors(path: Path) -> Iterator[None]:
 @contextmanager
 def open_atomic(path: Path) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that replaces `path` only when the block ends well; a stream is written as it goes.
+
+    Bytes go to its `buffer`.
 
     Raises:
         SetupError: the folder cannot be written, or something else than a file is in the way.

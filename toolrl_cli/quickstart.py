@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -213,9 +214,16 @@ class Clock:
         try:
             return step()
         finally:
-            gc.collect()  # a trainer and its model refer to each other, and the next step needs their memory
+            release_memory()
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 1)
             write_json(self._path, self.seconds)
+
+
+def release_memory() -> None:
+    """Give a finished step's memory back: a trainer and its model refer to each other, and glibc keeps freed pages."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # no C library to ask, or another one than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def watch(config: EvalConfig, counter: Counter) -> Summary:

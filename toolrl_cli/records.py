@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from msgspec import Struct
+from msgspec import field as json_field
 
 from toolrl_cli.errors import DataError
 
@@ -38,15 +41,23 @@ class ToolCall:
         return {"name": self.name, "arguments": self.arguments}
 
 
-class PredictedCall(NamedTuple):
+class PredictedCall(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A call as a model wrote it: any JSON value may stand where a name and an object belong.
 
-    `extra` says that the call object had other fields too, so that as a whole it equals no gold call.
+    It is decoded straight from `{"name", "parameters"}`. `extra` says that the object had other
+    fields too, so that as a whole it equals no gold call.
     """
 
+    extra: ClassVar[bool] = False
+
     name: object
-    arguments: object
-    extra: bool = False
+    arguments: object = json_field(default=None, name="parameters")
+
+
+class ExtendedCall(PredictedCall, frozen=True, gc=False):
+    """A predicted call with other fields beside `name` and `parameters`."""
+
+    extra: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +158,7 @@ class Rollout(NamedTuple):
     tools: tuple[Json, ...] = ()
 
 
-class Score(NamedTuple):
+class Score(Struct, frozen=True, gc=False):
     """A reward with its parts, what became of the completion, and reasons a person can act on."""
 
     total: float

@@ -15,15 +15,17 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 import jinja2
+import msgspec
 
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.jsonl import load_json
-from toolrl_cli.records import Json, PredictedCall, Target, ToolCall, expect_optional_text
+from toolrl_cli.records import ExtendedCall, Json, PredictedCall, Target, ToolCall, expect_optional_text
 
-OPEN_CALLS, CLOSE_CALLS = "<tool_call>", "</tool_call>"
+OPEN_CALLS, CLOSE_CALLS, TAG_END = "<tool_call>", "</tool_call>", "tool_call>"
 HISTORY_HEADING = "**History**"
 CALL_THOUGHT = "I call the tools that fit."
 REPLY_THOUGHT = "I reply without a call."
+DECODE_CALL = msgspec.json.Decoder(PredictedCall).decode
 
 
 class ToolrlFormat:
@@ -103,10 +105,35 @@ class ToolrlFormat:
         Raises:
             FormatError: a line is no JSON object or has no name.
         """
-        _, opened, rest = text.partition(OPEN_CALLS)
-        if not opened or CLOSE_CALLS not in text:
-            return []
-        return parse_call_lines(rest.partition(OPEN_CALLS)[0].partition(CLOSE_CALLS)[0], blank_lines=False)
+        block = find_call_block(text)
+        return parse_block(text, block) if block else []
+
+
+CallBlock = tuple[int, int, bool]
+"""Where the call lines of a completion start and end, and whether each call tag occurs exactly once."""
+
+
+def find_call_block(text: str) -> CallBlock | None:
+    """The first call block; None when one of the tags does not occur. The long thought before it is read once."""
+    first = text.find(TAG_END) - 1
+    closed_before = False
+    if not text.startswith(OPEN_CALLS, first) or first < 0:
+        first = text.find(OPEN_CALLS)
+        closed_before = text.find(CLOSE_CALLS, 0, max(first, 0)) >= 0
+    if first < 0:
+        return None
+    start = first + len(OPEN_CALLS)
+    second, close = text.find(OPEN_CALLS, start), text.find(CLOSE_CALLS, start)
+    if close < 0:
+        return (start, second if second >= 0 else len(text), False) if closed_before else None
+    if 0 <= second < close:
+        return start, second, False
+    return start, close, second < 0 and not closed_before and text.find(CLOSE_CALLS, close + 1) < 0
+
+
+def parse_block(text: str, block: CallBlock) -> list[PredictedCall]:
+    """The calls of a block, one a line; raise `FormatError` for any other line, a blank one too."""
+    return [parse_call(line) for line in text[block[0] : block[1]].strip().split("\n")]
 
 
 def split_blocks(text: str) -> tuple[str, str, str | None]:
@@ -148,24 +175,29 @@ def gold_call(call: PredictedCall) -> ToolCall:
     return ToolCall(call.name, call.arguments)
 
 
-def parse_call_lines(block: str, *, blank_lines: bool = True) -> list[PredictedCall]:
-    """One call a line; `blank_lines=False` refuses blank lines, and with them an empty block.
+def parse_call_lines(block: str) -> list[PredictedCall]:
+    """One call a line, blank lines left out; raise `FormatError` as `parse_call`."""
+    return [parse_call(line) for line in block.split("\n") if line.strip()]
 
-    Raises:
-        FormatError: a line is no JSON object or has no name.
-    """
-    calls = []
-    for line in block.strip().split("\n"):
-        if blank_lines and not line.strip():
-            continue
-        try:
-            call = load_json(line)
-        except ValueError as error:
-            raise FormatError(f"call is not JSON: {line[:80]!r}") from error
-        if not isinstance(call, dict) or "name" not in call:
-            raise FormatError(f'call is no object with a "name": {line[:80]!r}')
-        calls.append(PredictedCall(call["name"], call.get("parameters"), len(call) > 1 + ("parameters" in call)))
-    return calls
+
+def parse_call(line: str) -> PredictedCall:
+    """Decode `{"name": ..., "parameters": ...}`; raise `FormatError` when it is none."""
+    try:
+        return DECODE_CALL(line)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return parse_unusual_call(line)
+
+
+def parse_unusual_call(line: str) -> PredictedCall:
+    """`parse_call` for what is no such object, has other fields, or holds what only Python decodes."""
+    try:
+        call = load_json(line)
+    except ValueError as error:
+        raise FormatError(f"call is not JSON: {line[:80]!r}") from error
+    if not isinstance(call, dict) or "name" not in call:
+        raise FormatError(f'call is no object with a "name": {line[:80]!r}')
+    kind = ExtendedCall if call.keys() - {"name", "parameters"} else PredictedCall
+    return kind(call["name"], call.get("parameters"))
 
 
 def target_of(message: Json) -> Target:

@@ -17,6 +17,9 @@ def assign(weights: Weights) -> list[tuple[int, int]]:
         return []
     if len(weights) == 1:
         return [(0, max(range(len(weights[0])), key=weights[0].__getitem__))]
+    if len(weights) == len(weights[0]) == 2:
+        (a, b), (c, d) = weights
+        return [(0, 0), (1, 1)] if a + d >= b + c else [(0, 1), (1, 0)]
     if len(weights) > len(weights[0]):
         return [(row, column) for column, row in assign(list(zip(*weights, strict=True)))]
     return sorted((row, column) for column, row in enumerate(assign_rows(weights)) if row is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +17,10 @@ from toolrl_cli.rewards.spec import CorrectnessPart, RewardSpec
 
 Verdict = tuple[Outcome, float, tuple[str, ...]]
 """What became of the calls: the outcome, the share of the credit in [0, 1], the reasons."""
+# Looking a member up on its class is slow in Python 3.11.
+EXACT, PARTIAL, WRONG, MALFORMED = Outcome.EXACT, Outcome.PARTIAL, Outcome.WRONG, Outcome.MALFORMED
+TRUNCATED, NO_CALL = Outcome.TRUNCATED, Outcome.NO_CALL
+SPURIOUS_CALL, ABSTAINED = Outcome.SPURIOUS_CALL, Outcome.ABSTAINED
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class SpecReward:
         return Rules(part.matching, part.credit, part.values, part.surplus)
 
     @cached_property
-    def _bounds(self) -> dict[int, dict[str, tuple[float, float]]]:
-        """The bounds of each part by training step, filled as steps come."""
+    def _bounds(self) -> dict[int, list[tuple[str, float, float, float]]]:
+        """What `_bounds_at` found, by training step."""
         return {}
 
     def bounds(self, step: int = 0) -> tuple[float, float]:
@@ -74,42 +78,50 @@ class SpecReward:
 
     def score(self, rollout: Rollout, *, explain: bool = True) -> Score:
         """Score one completion."""
-        spec, target = self.spec, rollout.target
+        spec, target, step = self.spec, rollout.target, rollout.step
         text = rollout.text.strip()
-        reading = (read_as_released if spec.reading == "released" else read_leniently)(text, target)
+        reading = self._read(text, target)
         outcome, share, reasons = self._judge(reading, rollout, explain)
+        well_formed = reading[0]
+        if explain and spec.format and not well_formed:
+            reasons = (*(f"format: {why}" for why in explain_layout(text, layout_of(target))), *reasons)
         parts: dict[str, float] = {}
-        bounds = self._bounds_at(rollout.step)
-        if spec.format:
-            well_formed = reading[0]
-            parts["format"] = bounds["format"][well_formed]
-            if explain and not well_formed:
-                reasons = (*(f"format: {why}" for why in explain_layout(text, layout_of(target))), *reasons)
-        if spec.correctness:
-            parts["correctness"] = self._correctness_value(share, target, bounds["correctness"])
-        if spec.length:
-            full = value_at(spec.length.words, rollout.step)
-            length, words = length_credit(text, full)
-            low, high = bounds["length"]
-            parts["length"] = length * (high - low) + low
-            if explain and length < 1:
-                reasons = (*reasons, f"length: {words} words of thought, full at {full:g}")
         total = 0.0
-        for name, value in parts.items():
-            total += self.weights[name] * value
+        for name, weight, low, high in self._bounds_at(step):
+            if name == "format":
+                value = high if well_formed else low
+            elif name == "correctness":
+                value = self._correctness_value(share, target, low, high)
+            else:
+                length, why = self._judge_length(text, step)
+                value = low + (high - low) * length
+                reasons = (*reasons, why) if explain and why else reasons
+            parts[name] = value
+            total += weight * value
         return Score(total, parts, outcome, reasons)
 
-    def _bounds_at(self, step: int) -> dict[str, tuple[float, float]]:
+    @cached_property
+    def _read(self) -> Callable[[str, Target], Reading]:
+        return read_as_released if self.spec.reading == "released" else read_leniently
+
+    def _judge_length(self, text: str, step: int) -> tuple[float, str]:
+        """The share of the length that a thought earns, and why it is not all."""
+        full = value_at(self.spec.length.words, step) if self.spec.length else 1.0
+        share, words = length_credit(text, full)
+        return share, f"length: {words} words of thought, full at {full:g}" if share < 1 else ""
+
+    def _bounds_at(self, step: int) -> list[tuple[str, float, float, float]]:
+        """Name, weight, lowest and highest value of each part."""
         found = self._bounds.get(step)
         if found is None:
             self._bounds.clear()  # steps come in order: those before will not come back
-            found = self._bounds[step] = {name: part.bounds(step) for name, part in self.spec.parts.items()}
+            found = [(name, part.weight, *part.bounds(step)) for name, part in self.spec.parts.items()]
+            self._bounds[step] = found
         return found
 
-    def _correctness_value(self, share: float, target: Target, bounds: tuple[float, float]) -> float:
+    def _correctness_value(self, share: float, target: Target, low: float, high: float) -> float:
         if not target.tool_calls and self._correctness.no_call == "zero":
             return 0.0
-        low, high = bounds
         return high if share == 1 else low + (high - low) * share
 
     def _judge(self, reading: Reading, rollout: Rollout, explain: bool) -> Verdict:
@@ -130,8 +142,8 @@ class SpecReward:
             verdict = failed(str(reason))
         except RecursionError:
             verdict = failed("values are nested too deeply to compare")
-        if rollout.truncated and verdict[0] is not Outcome.EXACT:
-            return Outcome.TRUNCATED, verdict[1], (*verdict[2], "truncated: cut off at the token limit")
+        if rollout.truncated and verdict[0] is not EXACT:
+            return TRUNCATED, verdict[1], (*verdict[2], "truncated: cut off at the token limit")
         return verdict
 
     def _judge_calls(self, predicted: Sequence[PredictedCall], rollout: Rollout, explain: bool) -> Verdict:
@@ -140,20 +152,20 @@ class SpecReward:
             rules = replace(rules, tools=rollout.tools)
         match = match_calls(gold, predicted, rules) if predicted else Match(0.0, 1.0, (None,) * len(gold))
         if match.earned == match.possible:
-            return Outcome.EXACT, 1.0, ()
+            return EXACT, 1.0, ()
         reasons = explain_calls(gold, predicted, match.pairs, value_test(rules)) if explain else ()
-        outcome = Outcome.PARTIAL if match.earned else Outcome.WRONG if predicted else Outcome.NO_CALL
+        outcome = PARTIAL if match.earned else WRONG if predicted else NO_CALL
         return outcome, match.earned / match.possible, reasons
 
     def _judge_silence(self, predicted: Sequence[PredictedCall], response: str, target: Target) -> Verdict:
         """The verdict where no call is gold: right is to make none, and to say something if the gold does."""
         if predicted:
-            return Outcome.SPURIOUS_CALL, 0.0, explain_calls((), predicted, (), value_test(self._rules))
+            return SPURIOUS_CALL, 0.0, explain_calls((), predicted, (), value_test(self._rules))
         if target.response is not None and self.spec.reading == "lenient" and not response:
-            return Outcome.WRONG, 0.0, ("response: empty",)
-        return Outcome.ABSTAINED, 1.0, ()
+            return WRONG, 0.0, ("response: empty",)
+        return ABSTAINED, 1.0, ()
 
 
 def failed(why: str) -> Verdict:
     """The verdict on calls that cannot be read or compared."""
-    return Outcome.MALFORMED, 0.0, (f"calls: {why}",)
+    return MALFORMED, 0.0, (f"calls: {why}",)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from toolrl_cli.errors import FormatError
 from toolrl_cli.records import Json, PredictedCall, ToolCall
@@ -23,7 +24,7 @@ ValueTest = Callable[[ToolCall, str, object], bool]
 NAME_IS_NO_TEXT = 'a call has a list or an object as its "name"'
 
 
-class Match(NamedTuple):
+class Match(Struct, frozen=True, gc=False):
     """The credit earned of the credit possible; `pairs[i]` is the prediction that gold call i got."""
 
     earned: float
@@ -57,7 +58,10 @@ def match_calls(gold: Gold, predicted: Predicted, rules: Rules = Rules()) -> Mat
             parameters; only where the credit looks at names or parameters one by one.
         RecursionError: values are nested too deeply to compare.
     """
-    possible = most_credit(gold, rules)
+    possible = 1.0 + len(gold)
+    if rules.credit != "intermediate":
+        for call in gold:
+            possible += len(call.arguments)
     if rules.values == "python" and equal_lists(gold, predicted):
         return Match(possible, possible, tuple(range(len(gold))))
     if rules.credit == "coarse":
@@ -84,6 +88,8 @@ def match_unique(gold: Gold, predicted: Predicted, credit: PairCredit) -> tuple[
     Raises:
         FormatError: a predicted name is a list or an object.
     """
+    if len(gold) == len(predicted) == 1 and gold[0].name == predicted[0].name:
+        return 1.0, [0], [credit(gold[0], predicted[0])]
     try:
         positions = {call.name: position for position, call in enumerate(predicted)}
     except TypeError as error:
@@ -96,22 +102,12 @@ def match_unique(gold: Gold, predicted: Predicted, credit: PairCredit) -> tuple[
     return shared / (len(gold) + len(predicted) - shared), pairs, credits
 
 
-def most_credit(gold: Gold, rules: Rules) -> float:
-    """What a perfect prediction earns."""
-    if rules.credit == "intermediate":
-        return 1.0 + len(gold)
-    possible = 1.0 + len(gold)
-    for call in gold:
-        possible += len(call.arguments)
-    return possible
-
-
 def equal_lists(gold: Gold, predicted: Predicted) -> bool:
     """Whether the calls are the same as JSON, in the same order, with nothing beside them."""
     if len(gold) != len(predicted):
         return False
-    for wanted, (name, arguments, extra) in zip(gold, predicted, strict=True):
-        if extra or wanted.name != name or wanted.arguments != arguments:
+    for wanted, given in zip(gold, predicted, strict=True):
+        if wanted.name != given.name or wanted.arguments != given.arguments or given.extra:
             return False
     return True
 
@@ -213,12 +209,13 @@ def match_optimally(gold: Gold, predicted: Predicted, credit: PairCredit) -> tup
     pairs: Pairs = [None] * len(gold)
     credits = [0.0] * len(gold)
     for name, rows in positions_by_name(gold).items():
-        columns = candidates.get(name)
-        if columns is None:
-            continue
-        weights = [[credit(gold[row], predicted[column]) for column in columns] for row in rows]
-        for i, j in assign(weights):
-            pairs[rows[i]], credits[rows[i]] = columns[j], weights[i][j]
+        columns = candidates.get(name, [])
+        if len(rows) == len(columns) == 1:
+            pairs[rows[0]], credits[rows[0]] = columns[0], credit(gold[rows[0]], predicted[columns[0]])
+        elif columns:
+            weights = [[credit(gold[row], predicted[column]) for column in columns] for row in rows]
+            for i, j in assign(weights):
+                pairs[rows[i]], credits[rows[i]] = columns[j], weights[i][j]
     return pairs, credits
 
 

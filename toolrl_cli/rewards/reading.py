@@ -8,18 +8,16 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from toolrl_cli.errors import FormatError
-from toolrl_cli.formats import find_format
-from toolrl_cli.formats.toolrl import CLOSE_CALLS, OPEN_CALLS
+from toolrl_cli.formats.toolrl import CLOSE_CALLS, OPEN_CALLS, CallBlock, find_call_block, parse_block
 from toolrl_cli.records import PredictedCall, Target
 from toolrl_cli.rewards.parts import CLOSE_THINK, OPEN_THINK, follows_layout, layout_of
 
 OPEN_RESPONSE, CLOSE_RESPONSE = "<response>", "</response>"
-BEFORE_CALLS = f"{CLOSE_THINK}\n{OPEN_CALLS}\n"
+BEFORE_CALLS, AFTER_CALLS = f"{CLOSE_THINK}\n{OPEN_CALLS}\n", f"\n{CLOSE_CALLS}"
 CALL_SHAPE, RESPONSE_SHAPE = "\ncalls", "\nresponse"
 STARTS_BLOCK = re.compile(rf"\s*(?:{OPEN_CALLS}|{OPEN_RESPONSE}|\Z)")
 BLOCK_TAG = re.compile(f"{OPEN_CALLS}|{OPEN_RESPONSE}")
 BETWEEN = re.compile(r"[\s,]*")
-TEXT_FORMAT = find_format("toolrl")
 DECODER = json.JSONDecoder()
 
 
@@ -29,27 +27,29 @@ Reading = tuple[bool, Sequence[PredictedCall], str | None, str]
 
 def read_as_released(text: str, target: Target) -> Reading:
     """Read stripped text as ToolRL's released code does: tags count wherever they stand, in a thought too."""
+    block = find_call_block(text)
     if target.tool_calls and target.response is None:
-        well_formed = holds_calls_alone(text)
+        well_formed = block is not None and holds_calls_alone(text, block)
     else:
         well_formed = follows_layout(text, layout_of(target))
+    if block is None:
+        return well_formed, (), None, ""
     try:
-        return well_formed, TEXT_FORMAT.parse_tool_calls(text), None, ""
+        return well_formed, parse_block(text, block), None, ""
     except FormatError as error:
         return well_formed, (), str(error), ""
 
 
-def holds_calls_alone(text: str) -> bool:
-    """`follows_layout` for the most frequent layout, calls without a response, seeking each tag once."""
-    start, end = text.find(OPEN_CALLS), len(text) - len(CLOSE_CALLS)
+def holds_calls_alone(text: str, block: CallBlock) -> bool:
+    """`follows_layout` for the most frequent layout, calls without a response, from where the calls stand."""
+    start, end, single = block
     return (
-        text.startswith(BEFORE_CALLS, start - len(CLOSE_THINK) - 1)
+        single
+        and start < end - 1
         and text.startswith(OPEN_THINK)
-        and text.find(CLOSE_CALLS) == end
-        and text[end - 1] == "\n"
-        and len(OPEN_THINK) <= start - len(CLOSE_THINK) - 1
-        and start + len(OPEN_CALLS) < end - 1
-        and text.find(OPEN_CALLS, start + 1) < 0
+        and text.endswith(AFTER_CALLS)
+        and text.startswith(BEFORE_CALLS, start - len(BEFORE_CALLS) + 1, start + 1)
+        and start - len(BEFORE_CALLS) + 1 >= len(OPEN_THINK)
     )
 
 

@@ -14,11 +14,11 @@ from toolrl_cli.rewards.values import equal_values
 SAME, GOLD, GIVEN = " ", "-", "+"
 
 
-def explain_row(number: int, row: Json, rollout: Rollout, score: Score) -> list[str]:
+def explain_row(row: Json, rollout: Rollout, score: Score) -> list[str]:
     """A heading, the calls as a diff (`-` gold only, `+` predicted only), and the reasons."""
     parts = ", ".join(f"{name} {value:g}" for name, value in score.parts.items())
     name = f"{show(row['id'])} " if "id" in row else ""
-    heading = f"@ line {number} {name}{score.outcome.value}, total {score.total:g} ({parts})"
+    heading = f"{name}{score.outcome.value}, total {score.total:g} ({parts})"
     return [heading, *diff_calls(rollout), *(f"  # {reason}" for reason in score.reasons)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from toolrl_cli.scoring.explain import explain_row
 from toolrl_cli.scoring.tally import Tally
 
 TEXT_FORMAT = find_format("toolrl")
-SCORE_FIELD = re.compile(rb',\s*"score":\s*\{')
+LAST_FIELD = re.compile(rb'(.*),\s*"score"\s*:\s*\Z', re.DOTALL)
 MAX_STEP = 10**12
 
 
@@ -35,7 +36,7 @@ class Wanted:
 
 
 class Row(NamedTuple):
-    """A row that can be scored: where it stands, its text, its decoded fields, and what the reward looks at."""
+    """A row that can be scored: where it stands, its text without a score, its fields, and what the reward looks at."""
 
     number: int
     line: bytes
@@ -46,52 +47,59 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class ScoredChunk:
-    """What became of a piece of a file; `refused` holds line numbers and reasons."""
+    """What became of a piece of a file of `size` bytes; lines are numbered from 1 within it."""
 
     tally: Tally
+    size: int
+    line_count: int
     refused: list[tuple[int, str]] = field(default_factory=list)
     lines: bytes = b""
-    explanations: list[list[str]] = field(default_factory=list)
+    explanations: list[tuple[int, list[str]]] = field(default_factory=list)
     groups: list[tuple[bytes, float, bool]] = field(default_factory=list)
     totals: list[tuple[str, float]] = field(default_factory=list)
 
 
-def score_chunk(reward: Reward, wanted: Wanted, chunk: bytes, first: int) -> ScoredChunk:
-    """Score the lines of a piece of a file, the first of which has the number `first`.
+def score_chunk(reward: Reward, wanted: Wanted, chunk: bytes) -> ScoredChunk:
+    """Score the lines of a piece of a file.
 
     Raises:
         DataError: a user's reward function fails.
     """
-    done = ScoredChunk(Tally(tuple(reward.weights)))
-    rows = list(read_rows(chunk, first, wanted, lambda number, why: done.refused.append((number, why))))
+    done = ScoredChunk(Tally(tuple(reward.weights)), len(chunk), chunk.count(b"\n"))
+    rows = list(read_rows(chunk, wanted, lambda number, why: done.refused.append((number, why))))
     done.tally.malformed_rows = len(done.refused)
     scores = reward.score_batch([row.rollout for row in rows], explain=wanted.lines or wanted.explanations)
     for score in scores:
         done.tally.add(score)
     pairs = list(zip(rows, scores, strict=True))
     if wanted.lines:
-        done.lines = b"".join(write_row(row, score) for row, score in pairs)
+        done.lines = b"".join(write_row(row.line, score) for row, score in pairs)
     if wanted.explanations:
-        done.explanations = [explain_row(row.number, row.fields, row.rollout, s) for row, s in pairs]
+        done.explanations = [(row.number, explain_row(row.fields, row.rollout, score)) for row, score in pairs]
     if wanted.group_by:
         done.groups = [(row.group, score.total, score.succeeds) for row, score in pairs]
     if wanted.totals_by_id:
-        done.totals = [(str(row.fields["id"]), score.total) for row, score in pairs if "id" in row.fields]
+        done.totals = [(str(row.fields["id"]), score.total) for row, score in pairs]
     return done
 
 
-def read_rows(chunk: bytes, first: int, wanted: Wanted, refuse: Callable[[int, str], object]) -> Iterator[Row]:
+def read_rows(chunk: bytes, wanted: Wanted, refuse: Callable[[int, str], object]) -> Iterator[Row]:
     """The rows of a piece of a file that can be scored; the others go to `refuse` with their reason."""
-    for number, line in enumerate(chunk.split(b"\n"), start=first):
+    for number, line in enumerate(chunk.removeprefix(BOM_UTF8).split(b"\n"), start=1):
         line = line.strip()
         if not line:
             continue
         try:
             fields = decode_row(line)
             group = group_key(fields, wanted.group_by) if wanted.group_by else b""
-            yield Row(number, line, fields, read_rollout(fields, wanted.step), group)
+            if wanted.totals_by_id:
+                expect_field(fields, "id", "pair with the baseline")
+            kept = without_score(line, fields) if wanted.lines else line
+            yield Row(number, kept, fields, read_rollout(fields, wanted.step), group)
         except DataError as error:
             refuse(number, str(error))
+        except RecursionError:
+            refuse(number, "nested too deeply")
 
 
 def decode_row(line: bytes) -> Json:
@@ -139,25 +147,21 @@ def read_step(row: Json, default: int) -> int:
     return step
 
 
-def write_row(row: Row, score: Score) -> bytes:
-    """A line as it was with its `score` at the end, in place of any it had."""
-    line = row.line
-    if "score" in row.fields:
-        line = without_score(row)
+def write_row(line: bytes, score: Score) -> bytes:
+    """A line that has no score with its `score` at the end."""
     return line[:-1] + b', "score": ' + msgspec.json.encode(score.to_json()) + b"}\n"
 
 
-def without_score(row: Row) -> bytes:
-    """A line without its `score`: cut off where it stands last, else written anew."""
-    rest = {name: value for name, value in row.fields.items() if name != "score"}
-    for found in SCORE_FIELD.finditer(row.line):
-        shorter = row.line[: found.start()] + b"}"
-        try:
-            if load_json(shorter) == rest:
-                return shorter
-        except (ValueError, RecursionError):
-            continue
-    return dump_json(rest).encode()
+def without_score(line: bytes, fields: Json) -> bytes:
+    """A line without the `score` it may have: cut off where it stands last, else the other fields put together anew."""
+    if "score" not in fields:
+        return line
+    try:
+        raw = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except msgspec.MsgspecError:
+        return dump_json({name: value for name, value in fields.items() if name != "score"}).encode()
+    before = LAST_FIELD.match(line.removesuffix(bytes(raw.pop("score")) + b"}"))
+    return before[1] + b"}" if before else msgspec.json.encode(raw)
 
 
 def group_key(row: Json, name: str) -> bytes:
@@ -166,15 +170,15 @@ def group_key(row: Json, name: str) -> bytes:
     `prompt` falls back on `messages` and `id`, and rows of different training steps are different groups.
     """
     if name != "prompt":
-        return digest(expect_field(row, name))
+        return digest(expect_field(row, name, "group by"))
     found = next((row[key] for key in ("prompt", "messages", "id") if key in row), None)
-    return digest([found if found is not None else expect_field(row, name), row.get("step")])
+    return digest([found if found is not None else expect_field(row, name, "group by"), row.get("step")])
 
 
-def expect_field(row: Json, name: str) -> Any:
+def expect_field(row: Json, name: str, purpose: str) -> Any:
     """The value of a field; raise `DataError` when the row has none."""
     if name not in row:
-        raise DataError(f'no "{name}" field to group by')
+        raise DataError(f'no "{name}" field to {purpose}')
     return row[name]
 
 

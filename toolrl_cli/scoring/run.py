@@ -11,13 +11,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from toolrl_cli.console import byte_progress
 from toolrl_cli.errors import ConfigError, DataError, GateFailed, SetupError, nearest
-from toolrl_cli.jsonl import is_stream, open_atomic, read_chunks
+from toolrl_cli.jsonl import Piece, cut_lines, is_stream, open_atomic, read_piece
 from toolrl_cli.records import Json
 from toolrl_cli.rewards import Reward, find_reward
 from toolrl_cli.scoring.baseline import Totals, compare, read_totals
@@ -87,17 +86,19 @@ def score_file(
         raise ConfigError(f"{config.output}: exists; add --overwrite to replace it")
     before = read_totals(config.baseline) if config.baseline else None
     tally, groups, totals = Tally(tuple(reward.weights)), Groups(), Totals()
-    start = time.perf_counter()
+    start, lines = time.perf_counter(), 0
     with open_output(config.output) as stream, byte_progress(f"score {config.data.name}", config.data) as advance:
-        for done in score_chunks(config, advance):
-            refuse(done.refused, config, report)
+        for done in score_pieces(config):
+            refuse(((lines + number, why) for number, why in done.refused), config, report)
             tally.merge(done.tally)
             groups.add(done.groups)
             totals.add(done.totals)
-            for lines in done.explanations:
-                show(lines)
-            if stream and done.lines:
-                stream.write(done.lines.decode())
+            for number, (heading, *diff) in done.explanations:
+                show([f"@ line {lines + number} {heading}", *diff])
+            if stream:
+                stream.buffer.write(done.lines)
+            lines += done.line_count
+            advance(done.size)
         if not tally.rows:
             raise DataError(f"{config.data}: no rows to score; each line must hold a completion and its target")
     seconds = time.perf_counter() - start
@@ -110,7 +111,7 @@ def score_file(
     return {**summary, "seconds": round(seconds, 3), "rows_per_second": round(tally.rows / seconds)}
 
 
-def open_output(path: Path | None) -> AbstractContextManager[IO[str] | None]:
+def open_output(path: Path | None) -> AbstractContextManager[Any]:
     """The output, which appears only when it is whole; nothing when there is none."""
     return open_atomic(path) if path else nullcontext()
 
@@ -123,53 +124,47 @@ def refuse(refused: Iterable[tuple[int, str]], config: ScoreConfig, report: Call
         report(f"{config.data}:{number}: {why}")
 
 
-def score_chunks(config: ScoreConfig, advance: Callable[[int], None]) -> Iterator[ScoredChunk]:
+def score_pieces(config: ScoreConfig) -> Iterator[ScoredChunk]:
     """The pieces of the file, scored, in order."""
-    chunks = read_chunks(config.data, CHUNK)
-    results = score_here(config, chunks) if config.workers == 1 else score_in_workers(config, chunks)
-    for size, done in results:
-        yield done
-        advance(size)
-
-
-def score_here(config: ScoreConfig, chunks: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, ScoredChunk]]:
-    """Score in this process; the size of each piece comes with it."""
+    pieces = cut_lines(config.data, CHUNK)
+    if config.workers > 1:
+        yield from score_in_workers(config, pieces)
+        return
     reward, wanted = config.build_reward(), config.wanted
-    for first, chunk in chunks:
-        yield len(chunk), score_chunk(reward, wanted, chunk, first)
+    for piece in pieces:
+        yield score_chunk(reward, wanted, read_piece(config.data, piece))
 
 
-def score_in_workers(config: ScoreConfig, chunks: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, ScoredChunk]]:
+def score_in_workers(config: ScoreConfig, pieces: Iterable[Piece]) -> Iterator[ScoredChunk]:
     """Score in worker processes, in order, with few pieces in flight."""
-    pending: deque[tuple[int, Future[ScoredChunk]]] = deque()
+    pending: deque[Future[ScoredChunk]] = deque()
     with ProcessPoolExecutor(config.workers, initializer=start_worker, initargs=(config,)) as pool:
         try:
-            for first, chunk in chunks:
-                pending.append((len(chunk), pool.submit(score_in_worker, chunk, first)))
+            for piece in pieces:
+                pending.append(pool.submit(score_in_worker, piece))
                 if len(pending) >= PENDING * config.workers:
-                    size, future = pending.popleft()
-                    yield size, future.result()
+                    yield pending.popleft().result()
             while pending:
-                size, future = pending.popleft()
-                yield size, future.result()
+                yield pending.popleft().result()
         except BrokenProcessPool as error:
             raise SetupError("a worker died, killed for memory perhaps; try fewer --workers") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-WORKER: list[Callable[[bytes, int], ScoredChunk]] = []
+WORKER: list[Callable[[Piece], ScoredChunk]] = []
 
 
 def start_worker(config: ScoreConfig) -> None:
     """Make a worker process ready; Ctrl-C is the main process's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    WORKER.append(partial(score_chunk, config.build_reward(), config.wanted))
+    reward, wanted = config.build_reward(), config.wanted
+    WORKER.append(lambda piece: score_chunk(reward, wanted, read_piece(config.data, piece)))
 
 
-def score_in_worker(chunk: bytes, first: int) -> ScoredChunk:
+def score_in_worker(piece: Piece) -> ScoredChunk:
     """Score a piece of the file in a worker process."""
-    return WORKER[0](chunk, first)
+    return WORKER[0](piece)
 
 
 def read_gates(texts: Iterable[str]) -> dict[str, float]:
