@@ -42,14 +42,15 @@ def main() -> None:
     pairs = make_pairs(json.loads(options.rows.read_text("utf-8")))
     rollouts = [Rollout(text, FORMAT.parse_target(gold)) for text, gold in pairs]
     reward = find_reward(options.reward)
-    ours, theirs = [], []
+    ours, explained, theirs = [], [], []
     released = load_released(options.released) if options.released else None
     for _ in range(ROUNDS):
         ours.append(rate(lambda: reward.score_batch(rollouts, explain=False), len(rollouts)))
+        explained.append(rate(lambda: reward.score_batch(rollouts), len(rollouts)))
         if released:
             theirs.append(rate(lambda: [released(text, gold) for text, gold in pairs], len(pairs)))
     print(f"{len(pairs)} completions, reward {reward.name}, one core, median of {ROUNDS} alternating rounds")
-    print(f"toolrl    {statistics.median(ours):>9,.0f} completions/s")
+    print(f"toolrl    {statistics.median(ours):>9,.0f} completions/s, {statistics.median(explained):,.0f} with reasons")
     if released:
         ratios = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
         print(f"released  {statistics.median(theirs):>9,.0f} completions/s")

@@ -368,7 +368,7 @@ class TestFunctions:
         assert reward.score_batch(rollouts, explain=False) == [
             Score(1.0, {"exactness": 1.0}, Outcome.NO_CALL),
             Score(0.0, {"exactness": 0.0}, Outcome.NO_CALL),
-            Score(0.0, {"exactness": 0.0}, Outcome.NO_CALL),
+            Score(0.0, {"exactness": None}, Outcome.NO_CALL),
         ]
 
     def test_a_module_of_the_working_folder(self, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,10 +159,13 @@ class Rollout(NamedTuple):
 
 
 class Score(Struct, frozen=True, gc=False):
-    """A reward with its parts, what became of the completion, and reasons a person can act on."""
+    """A reward with its parts, what became of the completion, and reasons a person can act on.
+
+    A part is None where a user's reward function says nothing about the completion.
+    """
 
     total: float
-    parts: Mapping[str, float]
+    parts: Mapping[str, float | None]
     outcome: Outcome
     reasons: tuple[str, ...] = ()
 

@@ -31,7 +31,7 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
         for query, prompt, label in zip(queries, prompts, labels, strict=True)
     ]
     totals = [score.total for score in scores]
-    parts = {name: [score.parts[name] for score in scores] for name in REWARD.weights}
+    parts = {name: [score.parts[name] or 0.0 for score in scores] for name in REWARD.weights}
     return {"rewards": totals, "scores": totals, "extra_logs": parts}
 
 

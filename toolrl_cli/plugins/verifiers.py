@@ -19,7 +19,7 @@ REWARD = find_reward(os.environ.get("TOOLRL_REWARD", "fine-grained"))
 async def reward(task: Any, trace: Any) -> dict[str, float]:
     """The parts of the reward for the last reply of a trace, against `task.answer`, the gold."""
     score = REWARD.score(Rollout(trace.last_reply or "", read_gold(task.answer)), explain=False)
-    return {name: weight * score.parts[name] for name, weight in REWARD.weights.items()}
+    return {name: weight * (score.parts[name] or 0.0) for name, weight in REWARD.weights.items()}
 
 
 def rubric_reward(completion: Any, answer: Any) -> float:

@@ -43,4 +43,5 @@ def compute_score(
     tools = read_tools(extra.get("tools")) if chosen.reads_tools else ()
     rollout = Rollout(solution_str, read_gold(ground_truth), step=int(extra.get("global_steps") or 0), tools=tools)
     score = chosen.score(rollout, explain=False)
-    return {"score": score.total, **score.parts, "exact": float(score.succeeds)}
+    parts = {name: value or 0.0 for name, value in score.parts.items()}
+    return {"score": score.total, **parts, "exact": float(score.succeeds)}

@@ -57,7 +57,7 @@ class FunctionReward:
         return True
 
     def score_batch(self, rollouts: Sequence[Rollout], *, explain: bool = True) -> list[Score]:
-        """Score a batch; None, where the reward does not apply, counts as 0.
+        """Score a batch; None, where the reward does not apply, adds nothing to the total.
 
         Raises:
             DataError: the function raises, or returns something else than one number or None a completion.
@@ -66,7 +66,7 @@ class FunctionReward:
         values = self.call(rollouts)
         judged = self.judge.score_batch(rollouts, explain=explain)
         return [
-            Score(value or 0.0, {part: value or 0.0}, score.outcome, score.reasons)
+            Score(value or 0.0, {part: value}, score.outcome, score.reasons)
             for value, score in zip(values, judged, strict=True)
         ]
 

@@ -85,7 +85,7 @@ class SpecReward:
         well_formed = reading[0]
         if explain and spec.format and not well_formed:
             reasons = (*(f"format: {why}" for why in explain_layout(text, layout_of(target))), *reasons)
-        parts: dict[str, float] = {}
+        parts: dict[str, float | None] = {}
         total = 0.0
         for name, weight, low, high in self._bounds_at(step):
             if name == "format":
@@ -137,7 +137,7 @@ class SpecReward:
             elif rollout.target.tool_calls:
                 verdict = self._judge_calls(predicted, rollout, explain)
             else:
-                verdict = self._judge_silence(predicted, response, rollout.target)
+                verdict = self._judge_silence(predicted, response, rollout.target, explain)
         except FormatError as reason:
             verdict = failed(str(reason))
         except RecursionError:
@@ -157,10 +157,13 @@ class SpecReward:
         outcome = PARTIAL if match.earned else WRONG if predicted else NO_CALL
         return outcome, match.earned / match.possible, reasons
 
-    def _judge_silence(self, predicted: Sequence[PredictedCall], response: str, target: Target) -> Verdict:
+    def _judge_silence(
+        self, predicted: Sequence[PredictedCall], response: str, target: Target, explain: bool
+    ) -> Verdict:
         """The verdict where no call is gold: right is to make none, and to say something if the gold does."""
         if predicted:
-            return SPURIOUS_CALL, 0.0, explain_calls((), predicted, (), value_test(self._rules))
+            reasons = explain_calls((), predicted, (), value_test(self._rules)) if explain else ()
+            return SPURIOUS_CALL, 0.0, reasons
         if target.response is not None and self.spec.reading == "lenient" and not response:
             return WRONG, 0.0, ("response: empty",)
         return ABSTAINED, 1.0, ()

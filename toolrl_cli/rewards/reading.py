@@ -154,11 +154,11 @@ def decode_block(text: str, start: int) -> tuple[list[PredictedCall], int, bool]
     position = BETWEEN.match(text, start).end()  # type: ignore[union-attr]
     while position < len(text) and not text.startswith(CLOSE_CALLS, position):
         try:
-            value, position = DECODER.raw_decode(text, position)
+            value, end = DECODER.raw_decode(text, position)
+            calls += [lenient_call(item) for item in (value if isinstance(value, list) else [value])]
         except (ValueError, RecursionError) as error:
             raise FormatError(f"call is not JSON: {text[position : position + 80]!r}") from error
-        calls += [lenient_call(item) for item in (value if isinstance(value, list) else [value])]
-        position = BETWEEN.match(text, position).end()  # type: ignore[union-attr]
+        position = BETWEEN.match(text, end).end()  # type: ignore[union-attr]
     tidy = text.startswith("\n", start) and text[start + 1 : position].endswith("\n") and position < len(text)
     return calls, position + len(CLOSE_CALLS), tidy
 

@@ -16,7 +16,7 @@ SAME, GOLD, GIVEN = " ", "-", "+"
 
 def explain_row(row: Json, rollout: Rollout, score: Score) -> list[str]:
     """A heading, the calls as a diff (`-` gold only, `+` predicted only), and the reasons."""
-    parts = ", ".join(f"{name} {value:g}" for name, value in score.parts.items())
+    parts = ", ".join(f"{name} {'-' if value is None else f'{value:g}'}" for name, value in score.parts.items())
     name = f"{show(row['id'])} " if "id" in row else ""
     heading = f"{name}{score.outcome.value}, total {score.total:g} ({parts})"
     return [heading, *diff_calls(rollout), *(f"  # {reason}" for reason in score.reasons)]

@@ -105,7 +105,7 @@ def score_file(
     summary = {"reward": reward.name, "reward_digest": reward.digest, **tally.to_json()}
     if config.group_by:
         summary["groups"] = groups.to_json()
-        summary["histograms"] = {name: tally.histogram(name) for name in tally.sums}
+        summary["histograms"] = {name: tally.histogram(name) for name in tally.names()}
     if before and config.baseline:
         summary["baseline"] = compare(before, totals, config.baseline, seed=config.seed)
     return {**summary, "seconds": round(seconds, 3), "rows_per_second": round(tally.rows / seconds)}
@@ -202,7 +202,9 @@ def check(summary: Json, config: ScoreConfig) -> None:
         count = summary["n"] + left_out
         raise DataError(f"{config.data}: {left_out} of {count} rows could not be scored; mend or remove them")
     for name, limit in config.fail_under.items():
-        found = summary["exact_rate"] if name == "exact_rate" else summary["mean"][name]
+        found = summary["exact_rate"] if name == "exact_rate" else summary["mean"].get(name)
+        if found is None:
+            raise GateFailed(f"{config.data}: no row has a {name} to compare with {limit:g}")
         if found < limit:
             raise GateFailed(f"{config.data}: mean {name} {found:.4f} is under {limit:g}")
     baseline = summary.get("baseline")

@@ -38,7 +38,8 @@ class Tally:
         self.outcomes[score.outcome] += 1
         self._add("total", score.total)
         for name, value in score.parts.items():
-            self._add(name, value)
+            if value is not None:
+                self._add(name, value)
 
     def _add(self, name: str, value: float) -> None:
         self.sums[name] += value
@@ -55,20 +56,25 @@ class Tally:
             self.squares[name] += other.squares[name]
             self.values[name].update(other.values[name])
 
+    def names(self) -> list[str]:
+        """The total and the parts that some row has."""
+        return [name for name, values in self.values.items() if values]
+
     def mean(self, name: str) -> float:
-        """The mean of a part, or of the total, over the scored rows; there is at least one."""
-        return self.sums[name] / self.rows
+        """The mean of a part, or of the total, over the rows that have it; there is at least one."""
+        return self.sums[name] / self.values[name].total()
 
     def std(self, name: str) -> float:
         """The standard deviation (of a sample: n - 1) of a part or the total; 0 for a single row."""
-        if self.rows == 1:
+        n = self.values[name].total()
+        if n == 1:
             return 0.0
-        return sqrt(max(0.0, self.squares[name] - self.sums[name] ** 2 / self.rows) / (self.rows - 1))
+        return sqrt(max(0.0, self.squares[name] - self.sums[name] ** 2 / n) / (n - 1))
 
     def percentiles(self, name: str) -> dict[str, float]:
         """Percentiles by the nearest rank, to four decimals."""
-        ordered = sorted(self.values[name].items())
-        return {f"p{q}": rank_value(ordered, max(1, ceil(self.rows * q / 100))) for q in PERCENTILES}
+        ordered, n = sorted(self.values[name].items()), self.values[name].total()
+        return {f"p{q}": rank_value(ordered, max(1, ceil(n * q / 100))) for q in PERCENTILES}
 
     def histogram(self, name: str) -> Json:
         """Counts in ten bins of one width from the lowest to the highest value: `{"edges": 11, "counts": 10}`."""
@@ -81,7 +87,7 @@ class Tally:
 
     def to_json(self) -> Json:
         """The summary as JSON values, numbers to four decimals."""
-        names = ("total", *self.parts)
+        names = self.names()
         return {
             "n": self.rows,
             "malformed_rows": self.malformed_rows,
