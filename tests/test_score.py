@@ -422,9 +422,8 @@ def test_a_function_of_the_user_scores_in_workers_too(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", EXACT, NO_CALL)
     done = toolrl("score", data, "--reward", f"{tmp_path / 'mine.py'}:words", "--workers", "2", "--json")
     assert json.loads(done.stdout)["mean"] == {"total": 5.5, "words": 5.5}  # 10 words and 1
-    (tmp_path / "mine.py").write_text(
-        "def words(completions, **columns):\n    return [None if len(c[0]['content']) < 3 else 3 for c in completions]\n"
-    )
+    code = "def words(completions, **columns):\n    return [3 if c[0]['content'][2:] else None for c in completions]\n"
+    (tmp_path / "mine.py").write_text(code)
     words = f"{tmp_path / 'mine.py'}:words"
     some = toolrl("score", data, "--reward", words, "--json", "-o", tmp_path / "out.jsonl")
     assert json.loads(some.stdout)["mean"] == {"total": 1.5, "words": 3.0}
