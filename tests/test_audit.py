@@ -54,7 +54,7 @@ def test_what_is_found_in_each_preset(preset: str) -> None:
         expected = {name: HOLES[name] for name in HOLES if "spurious" in name or name.startswith("tags")}
     assert failures(audit) == expected
     assert audit.raised == ()
-    assert (audit.examples, len(audit.policies)) == (88, len(POLICIES))
+    assert (audit.examples, len(audit.policies)) == (88, len(POLICIES) + 1)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs the real rows")
@@ -102,6 +102,10 @@ def constant(completions, **columns):
 def fragile(completions, **columns):
     return [float(len(c[0]["content"].encode())) for c in completions]
 
+def leaving(completions, **columns):
+    print("noise")
+    raise SystemExit(0)
+
 def honest(completions, ground_truth, **columns):
     return [float(c[0]["content"] == gold) for c, gold in zip(completions, ground_truth)]
 """
@@ -118,6 +122,10 @@ def test_a_constant_reward_pays_silence_like_the_truth(plugin: Path) -> None:
     audit = audit_reward(find_reward(f"{plugin}:constant"), limit=5)
     assert (audit.orderings[0].policy, audit.orderings[0].violations) == ("honest answer", 5)
     assert audit.examples == 5
+    shown = subprocess.run(
+        [sys.executable, "-m", "toolrl_cli", "audit", f"{plugin}:constant"], capture_output=True, text=True
+    )
+    assert (shown.returncode, "88/88 above silence" in shown.stdout) == (3, True)
     with pytest.raises(GateFailed, match=r":constant: \d+ required orderings fail, 0 inputs raise"):
         check(audit)
 
@@ -126,6 +134,18 @@ def test_inputs_that_raise_are_named(plugin: Path) -> None:
     audit = audit_reward(find_reward(f"{plugin}:fragile"), limit=30)
     assert {item["input"] for item in audit.raised} == {"lone surrogates"}
     assert "raises UnicodeEncodeError" in audit.raised[0]["error"]
+
+
+def test_a_reward_that_exits_or_prints_spoils_nothing(plugin: Path) -> None:
+    command = [sys.executable, "-m", "toolrl_cli", "audit", f"{plugin}:leaving", "--limit", "2", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert "raises SystemExit: 0" in json.loads(done.stdout)["raised"][0]["error"]
+
+
+def test_a_schedule_is_audited_at_a_step() -> None:
+    means = [audit_reward(find_reward("two-stage"), limit=20, step=step).policies[1].honest for step in (0, 30)]
+    assert means[0] != means[1]
 
 
 def test_exact_text_match_fails_on_spellings_alone(plugin: Path) -> None:

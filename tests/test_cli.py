@@ -199,7 +199,7 @@ class TestErrors:
                 "toolrl: no x in y; reinstall with the pinned versions of constraints.txt\n",
             ),
             (GateFailed("too low"), 3, "toolrl: too low\n"),
-            (KeyboardInterrupt(), 130, "interrupted; what --resume can continue is kept\n"),
+            (KeyboardInterrupt(), 130, "interrupted; finished work is kept\n"),
             (BrokenPipeError(32, "Broken pipe"), 1, ""),
             (typer.Exit(5), 5, ""),
         ],
@@ -244,7 +244,7 @@ class TestStreams:
             stream.flush()
             process.send_signal(signal.SIGINT)
             printed = process.communicate(timeout=60)
-        assert (process.returncode, printed) == (130, ("", "interrupted; what --resume can continue is kept\n"))
+        assert (process.returncode, printed) == (130, ("", "interrupted; finished work is kept\n"))
         assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
     @pytest.mark.parametrize(

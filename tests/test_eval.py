@@ -403,7 +403,7 @@ app(["eval", "--bench", "examples", "--data", {str(config.data)!r}, "--predictio
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "interrupted; what --resume can continue is kept\n"
+    assert done.stderr == "interrupted; finished work is kept\n"
     assert [row["id"] for row in read_rows(config.output / "results.jsonl")] == ["a"]
 
 

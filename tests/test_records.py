@@ -45,7 +45,7 @@ def test_an_example_is_read_and_written_whole() -> None:
 
 
 def test_what_an_example_may_leave_out() -> None:
-    bare = {"id": "a", "tools": [], "messages": [], "target": {}}
+    bare = {"id": "a", "tools": [], "messages": [], "target": {"response": None}}
     assert Example.from_json(bare) == Example("a", "examples", (), (), Target(), {})
     assert Example.from_json({**bare, "meta": None, "target": {"tool_calls": None}}) == Example.from_json(bare)
 

@@ -110,8 +110,10 @@ def test_scored_rows_can_be_scored_again(tmp_path: Path) -> None:
     score(rows, tmp_path / "once.jsonl")
     score(tmp_path / "once.jsonl", tmp_path / "twice.jsonl")
     assert (tmp_path / "once.jsonl").read_bytes() == (tmp_path / "twice.jsonl").read_bytes()
-    score(tmp_path / "once.jsonl", tmp_path / "once.jsonl", overwrite=True)
-    assert (tmp_path / "once.jsonl").read_bytes() == (tmp_path / "twice.jsonl").read_bytes()
+    (tmp_path / "link.jsonl").symlink_to("once.jsonl")
+    for same in ("once.jsonl", "link.jsonl"):
+        with pytest.raises(ConfigError, match=f"{same}: is an input, and would be lost; choose another name"):
+            score(tmp_path / "once.jsonl", tmp_path / same, overwrite=True)
 
 
 BAD_ROWS = [
@@ -130,13 +132,15 @@ BAD_ROWS = [
         'no "target" and no "ground_truth" field; each row needs one of them to score against',
     ),
     ({"completion": "x", "target": None}, "target must be an object, not null"),
-    ({"completion": "x", "target": {"tool_calls": {}, "thought": 1}}, "thought must be a string, not a number"),
+    ({"completion": "x", "target": {"calls": []}}, "target has no thought, tool_calls or response"),
+    ({"completion": "x", "target": {"tool_calls": ""}}, "target.tool_calls must be a list, not a string"),
+    ({"completion": "x", "target": {"tool_calls": [], "thought": 1}}, "thought must be a string, not a number"),
     ({"completion": "x", "target": {"tool_calls": [{"name": "f"}]}}, "tool call arguments must be an object, not null"),
     ({"completion": "x", "target": TARGET, "truncated": "yes"}, "truncated must be a boolean, not a string"),
-    ({"completion": "x", "target": TARGET, "step": -1}, "step must be a training step, a whole number from 0, not -1"),
+    ({"completion": "x", "target": TARGET, "step": -1}, "step must be a whole number from 0 to 10^12, not -1"),
     (
         {"completion": "x", "target": TARGET, "step": "3"},
-        "step must be a training step, a whole number from 0, not '3'",
+        "step must be a whole number from 0 to 10^12, not '3'",
     ),
     ({"completion": "x", "target": TARGET, "tools": {"a": 1}}, "tools must be a list, not an object"),
     ({"completion": "x", "ground_truth": 1}, "ground_truth must be a string, not a number"),
@@ -207,11 +211,41 @@ def test_the_gates(tmp_path: Path) -> None:
         score(data, fail_under={"formt": 1.0})
 
 
+def test_every_gate_that_fails_is_told(tmp_path: Path) -> None:
+    done = toolrl("score", write(tmp_path / "r.jsonl", NO_CALL), "--fail-under", "1", "--fail-under", "format=1")
+    assert done.stderr.endswith("r.jsonl: mean total -3.0000 is under 1; mean format 0.0000 is under 1\n")
+
+
+def test_half_of_a_surrogate_pair_in_a_call(tmp_path: Path) -> None:
+    text = GOLD_TEXT.replace('"a": 1', '"a": "\\ud83d"')
+    data, out = write(tmp_path / "rows.jsonl", {**EXACT, "completion": text}), tmp_path / "out.jsonl"
+    done = toolrl("score", data, "-o", out, "--explain")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read(out)[0]["score"]["reasons"] == ['call 1 (f): a: "\ud83d" != 1']
+    assert '  +   a = "\\ud83d"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\x1f\x8b\x08 ", "is compressed; give it as: zcat"),
+        ("{}".encode("utf-16"), "is UTF-16; it must be UTF-8"),
+        (b"\n [\n{}]", "holds a JSON array; each line must hold one JSON object"),
+    ],
+)
+def test_files_of_another_format_are_refused_at_once(tmp_path: Path, content: bytes, why: str) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=why):
+        score(tmp_path / "rows.jsonl")
+
+
 def test_how_gates_are_written() -> None:
     assert read_gates(["2.5", "format=-1", "exact_rate=0.5"]) == {"total": 2.5, "format": -1.0, "exact_rate": 0.5}
-    for text in ("high", "format=", "nan", "total=inf", ""):
+    for text in ("high", "format=", "nan", "total=inf", "", "=3"):
         with pytest.raises(ConfigError, match=f"--fail-under {text}: must be a number, or part=number"):
             read_gates([text])
+    with pytest.raises(ConfigError, match="total is given twice"):
+        read_gates(["1", "total=-9"])
 
 
 def test_command_prints_one_json_object(tmp_path: Path) -> None:
@@ -301,18 +335,20 @@ def test_a_line_keeps_its_bytes(tmp_path: Path) -> None:
     score(write(tmp_path / "rows.jsonl", line), out)
     assert out.read_text("utf-8").startswith(line[:-1] + ', "score": {"total":0.0,"format":0.0,')
     # a score that stands in the middle is taken out, and one inside a string is none
-    row = {"score": {"total": 9}, "completion": ', "score": {', "target": {}}
+    row = {"score": {"total": 9}, "completion": ', "score": {', "target": {"response": None}}
     score(write(tmp_path / "rows.jsonl", row), out, overwrite=True)
     assert [list(kept) for kept in read(out)] == [["completion", "target", "score"]]
     assert read(out)[0]["completion"] == row["completion"]
     for n, text in enumerate(['{"n": NaN, "score": {"total": 9}, %s}', '{%s , "score" : 3 }', '{%s,"sc\\u006fre":[]}']):
-        score(write(tmp_path / "rows.jsonl", text % '"completion": "", "target": {}'), out, overwrite=True)
+        score(
+            write(tmp_path / "rows.jsonl", text % '"completion": "", "target": {"response": null}'), out, overwrite=True
+        )
         assert [kept["score"]["total"] for kept in read(out)] == [0.0], n
         assert out.read_text("utf-8").count("score") == 1
 
 
 def test_rows_nested_deeply(tmp_path: Path) -> None:
-    deep = '{"completion": "", "target": {}, "prompt": %s, "score": {}}' % ("[" * 960 + "]" * 960)
+    deep = '{"completion": "", "target": {"response": null}, "prompt": %s, "score": {}}' % ("[" * 960 + "]" * 960)
     data = write(tmp_path / "rows.jsonl", *([deep] * 3), EXACT)
     for options in ({}, {"group_by": "prompt"}):
         summary, messages = score(data, tmp_path / "out.jsonl", overwrite=True, **options)
@@ -403,6 +439,9 @@ def test_against_a_baseline(tmp_path: Path) -> None:
     down = toolrl("score", tmp_path / "b.jsonl", "--baseline", tmp_path / "better.jsonl")
     assert (down.returncode, "lower than in" in down.stderr) == (3, True)
     assert "total -7.0000 [-7.0000, -7.0000] over 19 ids (1 only there, 1 only here)" in down.stdout
+    write(tmp_path / "nan.jsonl", '{"id": "1", "score": {"total": NaN}}')
+    endless = toolrl("score", tmp_path / "b.jsonl", "--baseline", tmp_path / "nan.jsonl")
+    assert (endless.returncode, "nan.jsonl:1: a baseline row needs" in endless.stderr) == (1, True)
     other = toolrl("score", tmp_path / "b.jsonl", "--baseline", tmp_path / "b.jsonl")
     assert (other.returncode, "toolrl score -o writes it" in other.stderr) == (1, True)
     nameless = write(tmp_path / "d.jsonl", {"completion": "x", "target": TARGET}, EXACT)

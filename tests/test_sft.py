@@ -367,7 +367,7 @@ def test_a_stopped_process_resumes_with_each_step_once(
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == status
     if number == signal.SIGINT:
-        assert stderr.splitlines()[-1] == "interrupted; what --resume can continue is kept"
+        assert stderr.splitlines()[-1] == "interrupted; finished work is kept"
         assert "Traceback" not in stderr
     assert read_manifest(tmp_path / "run").finished is False
     done = toolrl(*words, "--resume")

@@ -24,6 +24,7 @@ from toolrl_cli.rewards.policies import (
 from toolrl_cli.samples import held_out_examples
 
 TOLERANCE = 1e-9
+HONEST = "honest answer"
 
 
 @dataclass(frozen=True)
@@ -94,21 +95,22 @@ class Audit:
 MEANINGS = {"above silence": "the honest answer earns more than silence"} | {**EXPECTATIONS}
 
 
-def audit_reward(reward: Reward, data: Path | None = None, limit: int | None = None) -> Audit:
-    """Audit a reward over examples, the held-out sample data when none are given.
+def audit_reward(reward: Reward, data: Path | None = None, limit: int | None = None, step: int = 0) -> Audit:
+    """Audit a reward, at a training step, over examples: the held-out sample data when none are given.
 
     Raises:
         DataError: the file is missing, malformed or empty.
     """
     examples = read_examples(data, limit)
     raised: list[Json] = []
-    policies, orderings = [], [audit_honest(reward, examples, raised)]
+    honest_result, honest_ordering = audit_honest(reward, examples, step, raised)
+    policies, orderings = [honest_result], [honest_ordering]
     for policy in track(POLICIES, "audit", len(POLICIES)):
         trials = [trial for example in examples if (trial := policy.answer(example))]
         if not trials:
             continue
         earned, honest, silent = (
-            totals(reward, kind, policy.name, raised)
+            totals(reward, kind, step, policy.name, raised)
             for kind in ([t.rollout for t in trials], [t.honest for t in trials], [t.silence for t in trials])
         )
         policies.append(PolicyResult(policy.name, len(trials), mean(earned), mean(honest), mean(silent)))
@@ -125,13 +127,18 @@ def read_examples(data: Path | None, limit: int | None) -> list[Example]:
     return examples
 
 
-def audit_honest(reward: Reward, examples: Sequence[Example], raised: list[Json]) -> Ordering:
-    """Whether the honest answer earns more than silence on each example."""
+def audit_honest(
+    reward: Reward, examples: Sequence[Example], step: int, raised: list[Json]
+) -> tuple[PolicyResult, Ordering]:
+    """What the honest answer earns, and whether that is more than silence on each example."""
     honest = [honest_rollout(example) for example in examples]
-    earned = totals(reward, honest, "honest answer", raised)
-    silent = totals(reward, [rollout._replace(text="") for rollout in honest], "silence", raised)
+    earned = totals(reward, honest, step, HONEST, raised)
+    silent = totals(reward, [rollout._replace(text="") for rollout in honest], step, "silence", raised)
     worse = [e.id for e, high, low in zip(examples, earned, silent, strict=True) if not high > low + TOLERANCE]
-    return Ordering("honest answer", "above silence", True, len(examples), len(worse), next(iter(worse), None))
+    return (
+        PolicyResult(HONEST, len(examples), mean(earned), mean(earned), mean(silent)),
+        Ordering(HONEST, "above silence", True, len(examples), len(worse), next(iter(worse), None)),
+    )
 
 
 def judge(
@@ -165,11 +172,11 @@ def holds(expectation: Expectation, earned: float, honest: float, silent: float)
             return earned >= half - TOLERANCE
 
 
-def totals(reward: Reward, rollouts: Sequence[Rollout], name: str, raised: list[Json]) -> list[float]:
-    """The total of each answer, NaN where the reward raises; the first failure is noted once."""
+def totals(reward: Reward, rollouts: Sequence[Rollout], step: int, name: str, raised: list[Json]) -> list[float]:
+    """The total of each answer at a training step, NaN where the reward raises; the first failure is noted once."""
     found = []
     for rollout in rollouts:
-        total, error = total_of(reward, rollout)
+        total, error = total_of(reward, rollout._replace(step=step))
         if error and not any(item["input"] == name for item in raised):
             raised.append({"input": name, "error": error})
         found.append(total)

@@ -33,7 +33,7 @@ class ToolrlGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            log("interrupted; what --resume can continue is kept")
+            log("interrupted; finished work is kept")
             raise typer.Exit(130) from None
         except (BrokenPipeError, typer.Exit, typer.Abort, typer.TyperException):
             raise

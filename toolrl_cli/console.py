@@ -123,7 +123,8 @@ def print_diff(lines: Iterable[str], *, stderr: bool = False) -> None:
     console = Console(stderr=stderr, soft_wrap=True, highlight=False)
     for line in lines:
         style = next((style for start, style in styles.items() if line.startswith(start)), "")
-        console.print(Text(line.removeprefix("@ "), style=style))
+        printable = line.removeprefix("@ ").encode(errors="backslashreplace").decode()
+        console.print(Text(printable, style=style))
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

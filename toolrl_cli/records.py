@@ -70,9 +70,12 @@ class Target:
 
     @classmethod
     def from_json(cls, raw: object) -> Target:
-        """Read `{"thought", "tool_calls", "response"}`, each optional; raise `DataError` otherwise."""
+        """Read `{"thought", "tool_calls", "response"}`, at least one of them; raise `DataError` otherwise."""
         record = expect(raw, dict, "target")
-        calls = expect(record.get("tool_calls") or [], list, "target.tool_calls")
+        if not record.keys() & {"thought", "tool_calls", "response"}:
+            raise DataError("target has no thought, tool_calls or response")
+        calls = record.get("tool_calls")
+        calls = [] if calls is None else expect(calls, list, "target.tool_calls")
         return cls(
             thought=expect_optional_text(record, "thought"),
             tool_calls=tuple(ToolCall.from_json(call) for call in calls),

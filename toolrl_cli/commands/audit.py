@@ -15,6 +15,7 @@ def audit(
         Path | None, typer.Option(readable=False, help="Examples from toolrl prepare (else held-out sample data).")
     ] = None,
     limit: options.Limit = None,
+    step: options.Step = 0,
     matching: options.MatchingName = None,
     set_reward: options.RewardSettings = None,
     as_json: options.AsJson = False,
@@ -26,7 +27,7 @@ def audit(
     from toolrl_cli.rewards import find_reward
 
     settings = options.parse_settings(set_reward or [], "--set-reward")
-    found = audit_reward(find_reward(reward, matching=matching, settings=settings), data, limit)
+    found = audit_reward(find_reward(reward, matching=matching, settings=settings), data, limit, step)
     if as_json:
         print_json(found.to_json())
     else:

@@ -19,7 +19,7 @@ def score(
     reward: options.RewardName = "fine-grained",
     matching: options.MatchingName = None,
     set_reward: options.RewardSettings = None,
-    step: Annotated[int, typer.Option(min=0, help="Training step of rows that name none, for schedules.")] = 0,
+    step: options.Step = 0,
     group_by: Annotated[str | None, typer.Option(help="Report groups too; prompt, or a field of the rows.")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print each row's calls as a diff, and the reasons.")

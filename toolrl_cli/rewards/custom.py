@@ -9,6 +9,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -40,12 +41,12 @@ class FunctionReward:
 
     @property
     def digest(self) -> str:
-        """Hash of the module's source; a run records it."""
+        """Hash of the module's source and the function's name; a run records it."""
         try:
             source = Path(inspect.getfile(inspect.unwrap(self.function))).read_bytes()
         except (OSError, TypeError):
-            source = self.name.encode()
-        return hashlib.sha256(source).hexdigest()[:16]
+            source = b""
+        return hashlib.sha256(source + self.name.rpartition(":")[2].encode()).hexdigest()[:16]
 
     @property
     def weights(self) -> dict[str, float]:
@@ -77,8 +78,9 @@ class FunctionReward:
     def call(self, rollouts: Sequence[Rollout]) -> list[float | None]:
         """What the function returns; raise `DataError` as `score_batch` does."""
         try:
-            returned = self.function(**trl_arguments(rollouts))
-        except Exception as error:
+            with redirect_stdout(sys.stderr):
+                returned = self.function(**trl_arguments(rollouts))
+        except (Exception, SystemExit) as error:
             raise DataError(f"reward {self.name} raises {type(error).__name__}: {first_line(error)}") from error
         values = list(returned) if isinstance(returned, (list, tuple)) else []
         if len(values) != len(rollouts) or not all(is_reward(value) for value in values):
@@ -91,7 +93,9 @@ class FunctionReward:
 
 def is_reward(value: object) -> bool:
     """Whether a value is a finite number or None."""
-    return value is None or (isinstance(value, (int, float)) and math.isfinite(value))
+    with suppress(OverflowError):
+        return value is None or (isinstance(value, (int, float)) and math.isfinite(value))
+    return False
 
 
 def trl_arguments(rollouts: Sequence[Rollout]) -> dict[str, Any]:
@@ -118,8 +122,9 @@ def load_function(reference: str) -> Function:
     """
     place, _, name = reference.rpartition(":")
     try:
-        module = load_file(Path(place)) if place.endswith(".py") else load_module(place)
-    except Exception as error:
+        with redirect_stdout(sys.stderr):
+            module = load_file(Path(place)) if place.endswith(".py") else load_module(place)
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{reference}: cannot be imported ({type(error).__name__}: {first_line(error)})") from error
     function = getattr(module, name, None)
     if not callable(function):

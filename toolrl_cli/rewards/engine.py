@@ -106,7 +106,7 @@ class SpecReward:
 
     def _judge_length(self, text: str, step: int) -> tuple[float, str]:
         """The share of the length that a thought earns, and why it is not all."""
-        full = value_at(self.spec.length.words, step) if self.spec.length else 1.0
+        full = max(1.0, value_at(self.spec.length.words, step)) if self.spec.length else 1.0
         share, words = length_credit(text, full)
         return share, f"length: {words} words of thought, full at {full:g}" if share < 1 else ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -30,6 +29,7 @@ PRESETS = (
     "coarse",
     "robust",
 )
+LARGEST = 1e9
 Matching = Literal["optimal", "greedy"]
 Credit = Literal["fine-grained", "strict", "intermediate", "coarse"]
 
@@ -131,6 +131,8 @@ def build_spec(name: str, raw: Json) -> RewardSpec:
     if not spec.parts:
         raise ConfigError(f"{name}: no part; give format, correctness or length")
     for part_name, part in spec.parts.items():
+        if isinstance(part, LengthPart) and value_at(part.words, 0) < 1:
+            raise ConfigError(f"{name}: {part_name}: words must be 1 or more")
         low, high = part.bounds(0)
         if low > high:
             raise ConfigError(f"{name}: {part_name}: low {low} is above high {high}")
@@ -185,9 +187,9 @@ def scheduled(value: object, where: str) -> Scheduled:
 def number(value: object, where: str) -> float:
     """A finite number; raise `ConfigError` for anything else."""
     with suppress(OverflowError):
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST:
             return float(value)
-    raise ConfigError(f"{where}: must be a finite number, not {value!r}")
+    raise ConfigError(f"{where}: must be a number up to {LARGEST:g} in size, not {value!r}")
 
 
 def set_value(raw: Json, path: str, value: object) -> Json:
@@ -196,10 +198,14 @@ def set_value(raw: Json, path: str, value: object) -> Json:
     Raises:
         ConfigError: the path leads through something that is no mapping.
     """
-    key, _, rest = path.partition(".")
-    if not rest:
-        return {**raw, key: value}
-    inner = raw.get(key, {})
-    if not isinstance(inner, Mapping):
-        raise ConfigError(f"--set-reward {path}: {key} is {inner!r}, which has no {rest.split('.')[0]}")
-    return {**raw, key: set_value(dict(inner), rest, value)}
+    *above, last = path.split(".")
+    changed: Json = {**raw}
+    inner = changed
+    for depth, key in enumerate(above, start=1):
+        found = inner.get(key, {})
+        if not isinstance(found, Mapping):
+            raise ConfigError(f"--set-reward {path}: {'.'.join(above[:depth])} is {found!r}, and has nothing below it")
+        inner[key] = dict(found)
+        inner = inner[key]
+    inner[last] = value
+    return changed

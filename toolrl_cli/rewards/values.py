@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 
 from toolrl_cli.records import Json
@@ -58,11 +57,13 @@ def sub_schema(schema: Json, *path: str) -> Json:
 
 
 def close(given: float, wanted: float) -> bool:
-    """Whether two numbers are equal within the tolerance, relative or absolute; NaN equals NaN."""
+    """Whether two numbers are equal, when one is a fraction within the tolerance; NaN equals NaN."""
     if given == wanted or (given != given and wanted != wanted):
         return True
+    if isinstance(given, int) and isinstance(wanted, int):
+        return False
     try:
-        return math.isclose(given, wanted, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        return abs(given - wanted) <= TOLERANCE
     except OverflowError:
         return False
 

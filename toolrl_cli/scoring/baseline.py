@@ -41,8 +41,8 @@ def read_totals(path: Path) -> Totals:
         row = expect(raw, dict, "row")
         score = expect(row.get("score"), dict, 'the "score" of a baseline row (toolrl score -o writes it)')
         total = score.get("total")
-        if "id" not in row or isinstance(total, bool) or not isinstance(total, (int, float)):
-            raise DataError('a baseline row needs an "id" and a number as its score.total')
+        if "id" not in row or isinstance(total, bool) or not isinstance(total, (int, float)) or not abs(total) < 1e300:
+            raise DataError('a baseline row needs an "id" and a finite number as its score.total')
         return str(row["id"]), float(total)
 
     totals = Totals()

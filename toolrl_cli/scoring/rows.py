@@ -143,13 +143,18 @@ def read_step(row: Json, default: int) -> int:
     if step is None:
         return default
     if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= MAX_STEP:
-        raise DataError(f"step must be a training step, a whole number from 0, not {repr(step)[:40]}")
+        raise DataError(f"step must be a whole number from 0 to 10^12, not {repr(step)[:40]}")
     return step
 
 
 def write_row(line: bytes, score: Score) -> bytes:
     """A line that has no score with its `score` at the end."""
-    return line[:-1] + b', "score": ' + msgspec.json.encode(score.to_json()) + b"}\n"
+    record = score.to_json()
+    try:
+        text = msgspec.json.encode(record)
+    except UnicodeEncodeError:  # a reason quotes half of a surrogate pair
+        text = dump_json(record).encode()
+    return line[:-1] + b', "score": ' + text + b"}\n"
 
 
 def without_score(line: bytes, fields: Json) -> bytes:

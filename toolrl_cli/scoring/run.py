@@ -82,8 +82,8 @@ def score_file(
     """
     reward = config.build_reward()
     check_gates(config.fail_under, reward)
-    if config.output and not is_stream(config.output) and config.output.exists() and not config.overwrite:
-        raise ConfigError(f"{config.output}: exists; add --overwrite to replace it")
+    refuse_output(config)
+    refuse_other_formats(config.data)
     before = read_totals(config.baseline) if config.baseline else None
     tally, groups, totals = Tally(tuple(reward.weights)), Groups(), Totals()
     start, lines = time.perf_counter(), 0
@@ -109,6 +109,31 @@ def score_file(
     if before and config.baseline:
         summary["baseline"] = compare(before, totals, config.baseline, seed=config.seed)
     return {**summary, "seconds": round(seconds, 3), "rows_per_second": round(tally.rows / seconds)}
+
+
+def refuse_output(config: ScoreConfig) -> None:
+    """Raise `ConfigError` for an output that exists, or that is an input."""
+    output = config.output
+    if output is None or is_stream(output) or not output.exists():
+        return
+    for given in (config.data, config.baseline):
+        if given and given.exists() and given.samefile(output):
+            raise ConfigError(f"{output}: is an input, and would be lost; choose another name")
+    if not config.overwrite:
+        raise ConfigError(f"{output}: exists; add --overwrite to replace it")
+
+
+def refuse_other_formats(path: Path) -> None:
+    """Raise `DataError` for a file that shows at once that it is no JSONL."""
+    if not path.is_file():
+        return
+    head = read_piece(path, (0, 64))
+    if head.startswith(b"\x1f\x8b"):
+        raise DataError(f"{path}: is compressed; give it as: zcat {path} | toolrl score -")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path}: is UTF-16; it must be UTF-8")
+    if head.lstrip().startswith(b"["):
+        raise DataError(f"{path}: holds a JSON array; each line must hold one JSON object (jq -c '.[]' {path})")
 
 
 def open_output(path: Path | None) -> AbstractContextManager[Any]:
@@ -169,15 +194,19 @@ def score_in_worker(piece: Piece) -> ScoredChunk:
 
 def read_gates(texts: Iterable[str]) -> dict[str, float]:
     """`2.5` or `part=2.5` as the lowest mean of the total or a part; raise `ConfigError` for anything else."""
-    gates = {}
+    gates: dict[str, float] = {}
     for text in texts:
-        name, _, limit = text.rpartition("=")
+        name, equals, limit = text.rpartition("=")
+        name = name if equals else "total"
         try:
-            gates[name or "total"] = float(limit)
+            value = float(limit)
         except ValueError:
-            limit = "nan"
-        if not math.isfinite(gates.get(name or "total", math.nan)):
+            value = math.nan
+        if not name or not math.isfinite(value):
             raise ConfigError(f"--fail-under {text}: must be a number, or part=number")
+        if name in gates:
+            raise ConfigError(f"--fail-under {text}: {name} is given twice")
+        gates[name] = value
     return gates
 
 
@@ -201,15 +230,24 @@ def check(summary: Json, config: ScoreConfig) -> None:
     if left_out := summary["malformed_rows"]:
         count = summary["n"] + left_out
         raise DataError(f"{config.data}: {left_out} of {count} rows could not be scored; mend or remove them")
-    for name, limit in config.fail_under.items():
+    if failures := [*missed_limits(summary, config.fail_under), *worse_than_baseline(summary.get("baseline"))]:
+        raise GateFailed(f"{config.data}: {'; '.join(failures)}")
+
+
+def missed_limits(summary: Json, limits: Mapping[str, float]) -> Iterator[str]:
+    """The means that are under their limits, or missing."""
+    for name, limit in limits.items():
         found = summary["exact_rate"] if name == "exact_rate" else summary["mean"].get(name)
         if found is None:
-            raise GateFailed(f"{config.data}: no row has a {name} to compare with {limit:g}")
-        if found < limit:
-            raise GateFailed(f"{config.data}: mean {name} {found:.4f} is under {limit:g}")
-    baseline = summary.get("baseline")
+            yield f"no row has a {name} to compare with {limit:g}"
+        elif found < limit:
+            yield f"mean {name} {found:.4f} is under {limit:g}"
+
+
+def worse_than_baseline(baseline: Json | None) -> Iterator[str]:
+    """That the total is surely lower than the baseline's, if it is."""
     if baseline and baseline["high"] < 0:
-        raise GateFailed(
-            f"{config.data}: the total is lower than in {baseline['file']} by {-baseline['difference']:.4f}, "
+        yield (
+            f"the total is lower than in {baseline['file']} by {-baseline['difference']:.4f}, "
             f"95% interval [{baseline['low']:.4f}, {baseline['high']:.4f}]"
         )

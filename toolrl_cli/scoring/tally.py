@@ -77,9 +77,11 @@ class Tally:
         return {f"p{q}": rank_value(ordered, max(1, ceil(n * q / 100))) for q in PERCENTILES}
 
     def histogram(self, name: str) -> Json:
-        """Counts in ten bins of one width from the lowest to the highest value: `{"edges": 11, "counts": 10}`."""
+        """Counts in ten bins of one width from the lowest to the highest value, one bin when they are the same."""
         low, high = min(self.values[name]), max(self.values[name])
-        width = (high - low) / BINS or 1.0
+        if low == high:
+            return {"edges": [low, high], "counts": [self.values[name].total()]}
+        width = (high - low) / BINS
         counts = [0] * BINS
         for value, count in self.values[name].items():
             counts[min(BINS - 1, int((value - low) / width))] += count
