@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from toolrl_cli.prepare import PrepareConfig, prepare_examples
 from toolrl_cli.records import Json, expect
 from toolrl_cli.samples import find_samples
 from toolrl_cli.training.config import GrpoConfig, SftConfig, TrainingConfig
+from toolrl_cli.training.memory import release_memory
 
 T = TypeVar("T")
 MODEL = "smollm2-135m"
@@ -217,13 +216,6 @@ class Clock:
             release_memory()
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 1)
             write_json(self._path, self.seconds)
-
-
-def release_memory() -> None:
-    """Give a finished step's memory back: a trainer and its model refer to each other, and glibc keeps freed pages."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # no C library to ask, or another one than glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def watch(config: EvalConfig, counter: Counter) -> Summary:

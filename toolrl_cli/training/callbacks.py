@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from toolrl_cli.console import log, progress_bar
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, read_records, write_records
 from toolrl_cli.records import Json, expect
+from toolrl_cli.training.memory import trim_heap
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -59,6 +60,15 @@ class Progress(TrainerCallback):
         self._bar.update(self._task, completed=state.global_step, note=note)
         if self._bar.disable and note:
             log(f"{self._description}: step {state.global_step}/{state.max_steps}  {note}")
+
+
+class TrimHeap(TrainerCallback):
+    """Keeps a training on a CPU from growing by what the C library does not give back."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Give back the pages that the step has freed."""
+        if args.device.type == "cpu":
+            trim_heap()
 
 
 class StopOnInterrupt(TrainerCallback):

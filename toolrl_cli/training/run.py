@@ -14,7 +14,7 @@ from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Json, expect
-from toolrl_cli.training.callbacks import MetricsLog, Progress, StopOnInterrupt, rewind_log
+from toolrl_cli.training.callbacks import MetricsLog, Progress, StopOnInterrupt, TrimHeap, rewind_log
 from toolrl_cli.training.compat import score_labelled_positions_only
 from toolrl_cli.training.config import TrainingConfig
 from toolrl_cli.training.models import ModelSource, load_model, load_tokenizer, resolve_model
@@ -143,7 +143,7 @@ def train(command: str, trainer: Trainer, output: Path) -> None:
     trainer.remove_callback(PrinterCallback)
     with ExitStack() as closing:
         stop = StopOnInterrupt(closing)
-        for callback in (MetricsLog(output / METRICS_FILE), Progress(command, closing), stop):
+        for callback in (MetricsLog(output / METRICS_FILE), Progress(command, closing), TrimHeap(), stop):
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.interrupted and trainer.state.global_step < trainer.state.max_steps:
