@@ -472,6 +472,26 @@ def test_a_function_of_the_user_scores_in_workers_too(tmp_path: Path) -> None:
     assert (failed.returncode, failed.stderr.endswith("raises ValueError: bad day\n")) == (1, True)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    # VmHWM is the peak of the process itself; ru_maxrss would count the parent that it was forked from.
+    code = (
+        "import sys; from toolrl_cli.cli import app\n"
+        "try: app()\n"
+        "finally: print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')), file=sys.stderr)"
+    )
+    peaks = []
+    for megabytes in (20, 300):
+        data = tmp_path / "rows.jsonl"
+        line = json.dumps({**NO_CALL, "completion": "x" * 1000}) + "\n"
+        data.write_text(line * (megabytes * 1_000_000 // len(line)))
+        command = [sys.executable, "-c", code, "score", str(data), "-o", str(tmp_path / "out.jsonl"), "--overwrite"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stderr.split("VmHWM:")[1].split()[0]) // 1024)
+    assert peaks[1] < min(500, peaks[0] + 50)
+
+
 def test_a_reader_that_leaves_the_pipe_early(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", *([EXACT] * 5000))
     command = f"{sys.executable} -m toolrl_cli score {data} -o - | head -n 1"

@@ -70,9 +70,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice."
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run in the same output folder.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")]
-Step = Annotated[
-    int, typer.Option("--step", min=0, max=10**12, help="Training step that schedules read, where rows name none.")
-]
+Step = Annotated[int, typer.Option("--step", min=0, max=10**12, help="Training step that schedules read.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only this many examples.")]
 RewardName = Annotated[str, typer.Option("--reward", help="Preset, .yaml file of a reward spec, or module:function.")]
 MatchingName = Annotated[

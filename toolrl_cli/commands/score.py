@@ -40,6 +40,7 @@ def score(
     debug: options.Debug = False,
 ) -> None:
     """Score completions against their targets. Each row gets its reward parts, an outcome and reasons."""
+    from toolrl_cli.jsonl import STDIO
     from toolrl_cli.scoring import report, run
 
     settings = run.ScoreConfig(
@@ -48,7 +49,7 @@ def score(
         explain=explain, group_by=group_by, baseline=baseline, fail_under=run.read_gates(fail_under or []),
         strict=strict, seed=seed, overwrite=overwrite,
     )  # fmt: skip
-    piped = str(output) == "-"
+    piped = output == STDIO
     summary = run.score_file(settings, log, lambda lines: print_diff(lines, stderr=as_json or piped))
     with results_to(stderr=piped):
         if as_json:
