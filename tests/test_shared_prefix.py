@@ -230,11 +230,50 @@ def test_no_entropy_is_computed_where_none_is_asked(build_trainer: Callable[...,
     assert (logps.shape, entropies, aux_loss) == ((7, 4), None, None)
 
 
-def test_two_steps_of_training_give_the_weights_of_trl(build_trainer: Callable[..., Any]) -> None:
+def test_padding_that_all_rows_share_is_not_computed(build_trainer: Callable[..., Any]) -> None:
+    trainer = build_trainer(build_model("Llama", {}))
+    ids, mask, length = padded_batch()
+    wide = [torch.nn.functional.pad(tensor, (3, 2)) for tensor in (ids, mask)]
+    with counted_rows(trainer) as rows:
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, *wide, length + 2)
+    assert rows == [(3, 6), (7, 4)]
+    stock, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, length)
+    assert torch.equal(logps[:, :-2], stock)
+    assert not logps[:, -2:].any()
+
+
+def test_completions_without_a_token_that_counts_have_no_log_probability(build_trainer: Callable[..., Any]) -> None:
+    trainer = build_trainer(build_model("Llama", {}))
+    ids, mask, length = padded_batch()
+    mask[:, -length:] = 0
+    logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, length)
+    assert logps.shape == (7, length)
+    assert not logps.any()
+
+
+def test_micro_batches_hold_whole_groups(build_trainer: Callable[..., Any]) -> None:
+    trainer = build_trainer(build_model("Llama", {}), per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    seen: list[list[int]] = []
+    inputs = trainer._prepare_inputs
+
+    def noted(batch: Any) -> Any:
+        prepared = inputs(batch)
+        _, owner = distinct_rows(prepared["prompt_ids"], prepared["prompt_mask"])
+        seen.append(owner.tolist())
+        return prepared
+
+    trainer._prepare_inputs = noted
+    trainer.train()
+    assert seen == [[0, 0]] * 8
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_two_steps_of_training_give_the_weights_of_trl(build_trainer: Callable[..., Any], accumulated: int) -> None:
     weights = []
     start = build_model("Llama", {}).state_dict()
     for kind in (SharedPrefixGRPOTrainer, GRPOTrainer):
-        trainer = build_trainer(build_model("Llama", {}), kind)
+        options = {"optim": "sgd", "gradient_accumulation_steps": accumulated}  # Adam would enlarge rounding errors
+        trainer = build_trainer(build_model("Llama", {}), kind, learning_rate=1.0, **options)
         trainer.train()
         weights.append({name: value.detach() for name, value in trainer.model.named_parameters()})
     ours, stock = weights

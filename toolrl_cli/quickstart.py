@@ -124,7 +124,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         output=folder / "grpo",
         learning_rate=5e-4,
         batch_size=32,
-        micro_batch_size=16,
+        micro_batch_size=8,
         num_generations=8,
         max_completion_length=80,
         temperature=0.6,

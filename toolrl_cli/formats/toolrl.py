@@ -21,11 +21,12 @@ from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.jsonl import load_json
 from toolrl_cli.records import ExtendedCall, Json, PredictedCall, Target, ToolCall, expect_optional_text
 
-OPEN_CALLS, CLOSE_CALLS, TAG_END = "<tool_call>", "</tool_call>", "tool_call>"
+OPEN_CALLS, CLOSE_CALLS = "<tool_call>", "</tool_call>"
 HISTORY_HEADING = "**History**"
 CALL_THOUGHT = "I call the tools that fit."
 REPLY_THOUGHT = "I reply without a call."
-DECODE_CALL = msgspec.json.Decoder(PredictedCall).decode
+DECODER = msgspec.json.Decoder(PredictedCall)
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 class ToolrlFormat:
@@ -106,34 +107,31 @@ class ToolrlFormat:
             FormatError: a line is no JSON object or has no name.
         """
         block = find_call_block(text)
-        return parse_block(text, block) if block else []
+        return parse_block(block) if block is not None else []
 
 
-CallBlock = tuple[int, int, bool]
-"""Where the call lines of a completion start and end, and whether each call tag occurs exactly once."""
-
-
-def find_call_block(text: str) -> CallBlock | None:
-    """The first call block; None when one of the tags does not occur. The long thought before it is read once."""
-    first = text.find(TAG_END) - 1
-    closed_before = False
-    if not text.startswith(OPEN_CALLS, first) or first < 0:
-        first = text.find(OPEN_CALLS)
-        closed_before = text.find(CLOSE_CALLS, 0, max(first, 0)) >= 0
-    if first < 0:
+def find_call_block(text: str) -> str | None:
+    """What stands in the first call block; None when one of the tags does not occur."""
+    opened = text.find(OPEN_CALLS)
+    if opened < 0 or CLOSE_CALLS not in text:
         return None
-    start = first + len(OPEN_CALLS)
-    second, close = text.find(OPEN_CALLS, start), text.find(CLOSE_CALLS, start)
-    if close < 0:
-        return (start, second if second >= 0 else len(text), False) if closed_before else None
-    if 0 <= second < close:
-        return start, second, False
-    return start, close, second < 0 and not closed_before and text.find(CLOSE_CALLS, close + 1) < 0
+    start = opened + len(OPEN_CALLS)
+    ends = [end for end in (text.find(OPEN_CALLS, start), text.find(CLOSE_CALLS, start)) if end >= 0]
+    return text[start : min(ends, default=len(text))]
 
 
-def parse_block(text: str, block: CallBlock) -> list[PredictedCall]:
+def parse_block(block: str) -> list[PredictedCall]:
     """The calls of a block, one a line; raise `FormatError` for any other line, a blank one too."""
-    return [parse_call(line) for line in text[block[0] : block[1]].strip().split("\n")]
+    lines = block.strip()
+    breaks = lines.count("\n")
+    if breaks and lines.count("}\n{") == breaks:  # no value spans two lines, for that is nowhere inside of JSON
+        try:
+            calls = DECODER.decode_lines(lines)
+        except UNREADABLE:
+            calls = []
+        if len(calls) == breaks + 1:
+            return calls
+    return [parse_call(line) for line in lines.split("\n")]
 
 
 def split_blocks(text: str) -> tuple[str, str, str | None]:
@@ -183,8 +181,8 @@ def parse_call_lines(block: str) -> list[PredictedCall]:
 def parse_call(line: str) -> PredictedCall:
     """Decode `{"name": ..., "parameters": ...}`; raise `FormatError` when it is none."""
     try:
-        return DECODE_CALL(line)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return DECODER.decode(line)
+    except UNREADABLE:
         return parse_unusual_call(line)
 
 

@@ -91,7 +91,9 @@ class SpecReward:
             if name == "format":
                 value = high if well_formed else low
             elif name == "correctness":
-                value = self._correctness_value(share, target, low, high)
+                value = high if share == 1 else low + (high - low) * share
+                if not target.tool_calls and self._correctness.no_call == "zero":
+                    value = 0.0
             else:
                 length, why = self._judge_length(text, step)
                 value = low + (high - low) * length
@@ -118,11 +120,6 @@ class SpecReward:
             found = [(name, part.weight, *part.bounds(step)) for name, part in self.spec.parts.items()]
             self._bounds[step] = found
         return found
-
-    def _correctness_value(self, share: float, target: Target, low: float, high: float) -> float:
-        if not target.tool_calls and self._correctness.no_call == "zero":
-            return 0.0
-        return high if share == 1 else low + (high - low) * share
 
     def _judge(self, reading: Reading, rollout: Rollout, explain: bool) -> Verdict:
         """What became of the calls; the one place where an outcome is decided.

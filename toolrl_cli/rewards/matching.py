@@ -90,14 +90,20 @@ def match_unique(gold: Gold, predicted: Predicted, credit: PairCredit) -> tuple[
     """
     if len(gold) == len(predicted) == 1 and gold[0].name == predicted[0].name:
         return 1.0, [0], [credit(gold[0], predicted[0])]
+    positions: dict[object, int] = {}
     try:
-        positions = {call.name: position for position, call in enumerate(predicted)}
+        for position, call in enumerate(predicted):
+            positions[call.name] = position
     except TypeError as error:
         raise FormatError(NAME_IS_NO_TEXT) from error
     if len(positions) < len(predicted) or len({call.name for call in gold}) < len(gold):
         return None
-    pairs = [positions.get(call.name) for call in gold]
-    credits = [0.0 if j is None else credit(call, predicted[j]) for call, j in zip(gold, pairs, strict=True)]
+    pairs: Pairs = []
+    credits: list[float] = []
+    for wanted in gold:
+        found = positions.get(wanted.name)
+        pairs.append(found)
+        credits.append(0.0 if found is None else credit(wanted, predicted[found]))
     shared = len(gold) - pairs.count(None)
     return shared / (len(gold) + len(predicted) - shared), pairs, credits
 
@@ -151,7 +157,9 @@ def value_test(rules: Rules) -> ValueTest:
 
 def fine_credit(gold: ToolCall, predicted: PredictedCall) -> float:
     """Jaccard index of the argument names, plus one point for each gold argument with an equal value."""
-    wanted, given = gold.arguments, arguments_of(predicted)
+    wanted, given = gold.arguments, predicted.arguments
+    if not isinstance(given, dict):
+        given = arguments_of(predicted)
     shared = equal = 0
     for name, value in wanted.items():
         if name in given:

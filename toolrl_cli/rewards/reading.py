@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from toolrl_cli.errors import FormatError
-from toolrl_cli.formats.toolrl import CLOSE_CALLS, OPEN_CALLS, CallBlock, find_call_block, parse_block
+from toolrl_cli.formats.toolrl import CLOSE_CALLS, OPEN_CALLS, find_call_block, parse_block
 from toolrl_cli.records import PredictedCall, Target
 from toolrl_cli.rewards.parts import CLOSE_THINK, OPEN_THINK, follows_layout, layout_of
 
@@ -27,30 +27,36 @@ Reading = tuple[bool, Sequence[PredictedCall], str | None, str]
 
 def read_as_released(text: str, target: Target) -> Reading:
     """Read stripped text as ToolRL's released code does: tags count wherever they stand, in a thought too."""
-    block = find_call_block(text)
-    if target.tool_calls and target.response is None:
-        well_formed = block is not None and holds_calls_alone(text, block)
-    else:
+    block = find_lone_block(text)
+    if block is None:
+        block = find_call_block(text)
         well_formed = follows_layout(text, layout_of(target))
+    else:
+        well_formed = bool(target.tool_calls) and target.response is None
     if block is None:
         return well_formed, (), None, ""
     try:
-        return well_formed, parse_block(text, block), None, ""
+        return well_formed, parse_block(block), None, ""
     except FormatError as error:
         return well_formed, (), str(error), ""
 
 
-def holds_calls_alone(text: str, block: CallBlock) -> bool:
-    """`follows_layout` for the most frequent layout, calls without a response, from where the calls stand."""
-    start, end, single = block
-    return (
-        single
-        and start < end - 1
-        and text.startswith(OPEN_THINK)
+def find_lone_block(text: str) -> str | None:
+    """The calls of a text that is well-formed with calls alone, if it holds no other `<`; else None.
+
+    This is what most completions look like, and it skips the long thought in one search.
+    """
+    opened = text.find("<", len(OPEN_THINK))
+    start = opened + len(BEFORE_CALLS)
+    end = text.find("<", start)
+    if (
+        text.startswith(OPEN_THINK)
+        and text.startswith(BEFORE_CALLS, opened)
         and text.endswith(AFTER_CALLS)
-        and text.startswith(BEFORE_CALLS, start - len(BEFORE_CALLS) + 1, start + 1)
-        and start - len(BEFORE_CALLS) + 1 >= len(OPEN_THINK)
-    )
+        and start < end == len(text) - len(CLOSE_CALLS)
+    ):
+        return text[start:end]
+    return None
 
 
 def read_leniently(text: str, target: Target) -> Reading:

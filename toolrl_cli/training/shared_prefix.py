@@ -9,10 +9,13 @@ of stock TRL up to the order of floating-point sums.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import signature
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from trl import GRPOTrainer
@@ -22,10 +25,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     LogProbabilities = tuple[Tensor, Tensor | None, Tensor | None]
+    MicroBatch = dict[str, Any]
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
     """TRL's trainer with a shared prefix in generation and in the log-probabilities, where that applies."""
+
+    _buffered_inputs: list[MicroBatch] | None
+
+    def _prepare_inputs(self, generation_batch: MicroBatch) -> MicroBatch:
+        """TRL's inputs, with the rows of an optimizer step ordered so that its micro-batches cut few groups."""
+        before = self._buffered_inputs
+        inputs: MicroBatch = super()._prepare_inputs(generation_batch)
+        generated = self._buffered_inputs
+        if generated is None or generated is before or not self._shares_prefix():
+            return inputs
+        steps = self.args.steps_per_generation
+        window = gcd(steps, self.args.gradient_accumulation_steps)
+        windows = [generated[start : start + window] for start in range(0, steps, window)]
+        self._buffered_inputs = [micro_batch for rows in windows for micro_batch in gather_groups(rows)]
+        now: int = self._step % steps
+        return self._buffered_inputs[now]
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -72,10 +92,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             del model.generate
 
     def _shares_prefix(self) -> bool:
-        """Data-parallel wrappers expect one forward a backward, so sharing is for one process."""
-        return self.accelerator.distributed_type == "NO" and supports_shared_prefix(
-            self.accelerator.unwrap_model(self.model)
-        )
+        """Data-parallel wrappers expect one forward a backward, so sharing is for one process, and for text alone."""
+        alone = self.accelerator.distributed_type == "NO" and not self._is_vlm
+        return alone and supports_shared_prefix(self.accelerator.unwrap_model(self.model))
 
 
 def supports_shared_prefix(model: PreTrainedModel) -> bool:
@@ -89,6 +108,31 @@ def supports_shared_prefix(model: PreTrainedModel) -> bool:
 def causal_model(model: Any) -> PreTrainedModel:
     """The causal language model inside its LoRA wrapper, if there is one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def gather_groups(micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+    """The same rows in as many micro-batches, those of a prompt next to each other."""
+    rows = merge(micro_batches)
+    _, owner = distinct_rows(rows["prompt_ids"], rows["prompt_mask"])
+    return [select_rows(rows, part) for part in owner.argsort(stable=True).chunk(len(micro_batches))]
+
+
+def merge(micro_batches: Sequence[MicroBatch]) -> MicroBatch:
+    """One batch of the rows of several; what is no tensor with rows is the same in each."""
+    return {
+        name: torch.cat([batch[name] for batch in micro_batches]) if holds_rows(value) else value
+        for name, value in micro_batches[0].items()
+    }
+
+
+def select_rows(batch: MicroBatch, rows: Tensor) -> MicroBatch:
+    """The rows of a batch at the given positions."""
+    return {name: value[rows] if holds_rows(value) else value for name, value in batch.items()}
+
+
+def holds_rows(value: object) -> bool:
+    """Whether a value of a batch has a row for each completion."""
+    return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
 def distinct_rows(prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,17 +187,23 @@ def completion_logps(
 
     Returns: two tensors (rows, length), 0 on padding; no entropy where the head computes none.
     """
-    split = input_ids.size(1) - length
-    cache = prefill(model, input_ids[:, :split], attention_mask[:, :split])
+    used = attention_mask.any(dim=0).nonzero()
+    total = input_ids.size(1)
+    start, end = max(0, min(int(used[0]), total - length - 2)), max(int(used[-1]), total - length) + 1
+    padding = total - end
+    ids, mask = input_ids[:, start:end], attention_mask[:, start:end]
+    split = ids.size(1) - length + padding
+    cache = prefill(model, ids[:, :split], mask[:, :split])
     output = model(
-        input_ids=input_ids[:, split - 1 : -1],
-        attention_mask=attention_mask[:, :-1],
-        position_ids=positions(attention_mask[:, :-1])[:, split - 1 :],
+        input_ids=ids[:, split - 1 : -1],
+        attention_mask=mask[:, :-1],
+        position_ids=positions(mask[:, :-1])[:, split - 1 :],
         past_key_values=cache,
-        shift_labels=input_ids[:, split:].masked_fill(attention_mask[:, split:] == 0, -100),
+        shift_labels=ids[:, split:].masked_fill(mask[:, split:] == 0, -100),
         fused_lm_head=True,
     )
-    return output.log_probs, output.entropy
+    entropy = None if output.entropy is None else pad(output.entropy, (0, padding))
+    return pad(output.log_probs, (0, padding)), entropy
 
 
 def positions(mask: Tensor) -> Tensor:
