@@ -206,7 +206,7 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     bfloat16 = not full_precision and (device.type != "cpu" or cpu_computes_bfloat16())
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     try:
