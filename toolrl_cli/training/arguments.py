@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from toolrl_cli.errors import ConfigError, first_line, nearest
 from toolrl_cli.training.config import TrainingConfig
+from toolrl_cli.training.models import find_device
 
 if TYPE_CHECKING:
     from trl.trainer.base_config import _BaseConfig
@@ -45,9 +46,7 @@ def show_type(hint: Any) -> str:
 
 def shared_arguments(config: TrainingConfig) -> dict[str, Any]:
     """Arguments that SFT and GRPO set alike."""
-    import torch
-
-    on_cpu = torch.accelerator.current_accelerator() is None
+    on_cpu = find_device().type == "cpu"
     micro_batch_size = min(config.micro_batch_size, config.batch_size)
     return {
         "output_dir": str(config.output / "checkpoints"),

@@ -16,6 +16,7 @@ from toolrl_cli.manifest import FILE_NAME, Manifest, hash_file, read_manifest
 from toolrl_cli.records import expect
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -206,7 +207,7 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = find_device()
     bfloat16 = not full_precision and (device.type != "cpu" or cpu_computes_bfloat16())
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     try:
@@ -221,6 +222,13 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise SetupError(f"{source.adapter or source.base}: cannot be loaded ({first_line(error)})") from error
     return model
+
+
+def find_device() -> torch.device:
+    """The accelerator, or the CPU where there is none, or no driver for the one that PyTorch was built for."""
+    import torch
+
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def cpu_computes_bfloat16() -> bool:
