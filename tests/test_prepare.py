@@ -239,7 +239,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "why"),
         [
-            ("{}", "unknown row format (keys: none); pass --from with one of examples, toolrl, xlam, openai"),
+            ("{}", "unknown row format (keys: none); pass --from with one of examples, "),
             (json.dumps({"a": {}}, indent=1), "holds one JSON object; expected an array of rows, or one row a line"),
             (json.dumps(GOOD, indent=1), "holds one JSON object; expected an array of rows, or one row a line"),
         ],
@@ -383,7 +383,7 @@ class TestCommand:
         ("arguments", "status", "message"),
         [
             (["gone.jsonl", "-o", "out.jsonl"], 1, "toolrl: gone.jsonl: no such file\n"),
-            ([".", "-o", "out.jsonl"], 1, "toolrl: .: is a directory\n"),
+            (["empty", "-o", "out.jsonl"], 1, "toolrl: empty: no data files in this folder (.json, .jsonl)\n"),
             (["rows.jsonl", "-o", "rows.jsonl"], 1, "toolrl: rows.jsonl: is an input, and would be lost"),
             (
                 ["rows.jsonl", "-o", "rows.jsonl/out"],
@@ -400,11 +400,12 @@ class TestCommand:
     )
     def test_a_failure_is_one_line(self, tmp_path: Path, arguments: list[str], status: int, message: str) -> None:
         write(tmp_path / "rows.jsonl", GOOD)
+        (tmp_path / "empty").mkdir()
         done = toolrl(*arguments, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (status, "")
         assert message in done.stderr
         assert status == 2 or done.stderr.count("\n") == 1
-        assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["empty", "rows.jsonl"]
 
 
 @needs_data

@@ -373,7 +373,7 @@ class TestRegistry:
         assert detect_source([{"noise": 1}, row]).name == name
 
     def test_an_unknown_row_names_its_keys_and_the_sources(self) -> None:
-        message = "unknown row format (keys: question, answer); pass --from with one of examples, toolrl, xlam, openai"
+        message = f"unknown row format (keys: question, answer); pass --from with one of {', '.join(SOURCES)}"
         with pytest.raises(DataError, match=re.escape(message)):
             detect_source([{"question": 1, "answer": 2}])
 
@@ -386,7 +386,7 @@ class TestRegistry:
             detect_source([QUERY, CHAT])
 
     def test_an_unknown_name_lists_the_known(self) -> None:
-        with pytest.raises(ConfigError, match="unknown source 'xlan'; choose from examples, toolrl, xlam, openai"):
+        with pytest.raises(ConfigError, match="unknown source 'xlan'; choose from .*examples, .*xlam"):
             find_source("xlan")
 
 

@@ -25,10 +25,11 @@ from toolrl_cli.jsonl import (
     write_records,
 )
 from toolrl_cli.records import JSON_NAMES, Example, Json
-from toolrl_cli.sources.base import RowError, Source
+from toolrl_cli.sources.base import REPAIRS, RowError, Source
 from toolrl_cli.sources.registry import detect_source, find_source, recognise
 from toolrl_cli.sources.validation import check_calls, require_json, require_user
 
+DATA_SUFFIXES = (".json", ".jsonl")
 DETECTION_ROWS = 20
 DETECTION_LINES = 1000
 REJECT_FIELDS = {"path", "line", "source", "reason", "row"}
@@ -36,12 +37,16 @@ REJECT_FIELDS = {"path", "line", "source", "reason", "row"}
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """What `prepare` is told; `source` forces a source that would else be detected."""
+    """What `prepare` is told; `source` forces a source that would else be detected.
+
+    `tools` is a catalogue of tools, for sources whose rows only name them.
+    """
 
     inputs: tuple[Path, ...]
     output: Path
     source: str | None = None
-    on_invalid: Literal["reject", "keep"] = "reject"
+    tools: Path | None = None
+    on_invalid: Literal["reject", "keep", "repair"] = "reject"
     rejects: Path | None = None
     limit: int | None = None
     shuffle: bool = False
@@ -224,12 +229,26 @@ def open_inputs(config: PrepareConfig) -> list[Input]:
     """The inputs with their sources, so that a file at fault shows before any work is done."""
     forced = find_source(config.source) if config.source else None
     inputs: list[Input] = []
-    for path in config.inputs:
-        inputs.append(open_input(path, forced, {item.label for item in inputs}))
+    taken: set[str] = set()
+    for path in find_files(config.inputs):
+        inputs.append(open_input(path, forced, config.tools, taken))
+        taken.add(inputs[-1].label)
     return inputs
 
 
-def open_input(path: Path, forced: Source | None, taken: set[str]) -> Input:
+def find_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files to read; a folder stands for all data files in it and below, by name."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        files = sorted(file for file in path.rglob("*") if file.suffix in DATA_SUFFIXES and file.is_file())
+        if not files:
+            raise DataError(f"{path}: no data files in this folder ({', '.join(DATA_SUFFIXES)})")
+        yield from files
+
+
+def open_input(path: Path, forced: Source | None, tools: Path | None, taken: set[str]) -> Input:
     """A file with its source, forced or detected by its first rows.
 
     Raises:
@@ -243,7 +262,18 @@ def open_input(path: Path, forced: Source | None, taken: set[str]) -> Input:
     names = chain([stem], (f"{stem}.{n}" for n in range(2, len(taken) + 3)))
     label = next(name for name in names if name not in taken)
     rest = chain(head, lines) if path == STDIO else read_rows(path)
-    return Input(path, label, forced or detect(path, head), rest)
+    source = (forced or detect(path, head)).open(path, tools)
+    return Input(path, label, source, [gather(rest)] if source.whole_file else rest)
+
+
+def gather(lines: Iterable[Line]) -> Line:
+    """All lines of a file as one row, or the first error among them."""
+    values = []
+    for line in lines:
+        if line.error:
+            return line
+        values.append(line.value)
+    return Line(1, {"lines": values})
 
 
 def read_head(lines: Iterator[Line]) -> Iterator[Line]:
@@ -264,7 +294,7 @@ def detect(path: Path, head: list[Line]) -> Source:
     if rows and rows[0].keys() == REJECT_FIELDS:
         raise DataError(f"{path}: is a rejects file of prepare; leave it out")
     if not rows:
-        raise DataError(f"{path}:{head[0].number}: {head[0].error or not_object(head[0])}")
+        raise DataError(f"{path}:{head[0].number}: {head[0].error or not_object(head[0].value)}")
     try:
         return detect_source(rows)
     except DataError as error:
@@ -310,13 +340,13 @@ def convert_inputs(
     used: Counter[str] = Counter()
     for item in inputs:
         for line in track(item.lines, f"prepare {item.path.name}"):
-            result = convert_line(line, item, config.on_invalid)
-            summary.add(item.source.name, result)
-            if isinstance(result, Reject):
-                keep_reject(result)
-                continue
-            for example in result:
-                yield replace(example, id=unique_id(example.id, used))
+            for result in convert_line(line, item, config.on_invalid):
+                summary.add(item.source.name, result)
+                if isinstance(result, Reject):
+                    keep_reject(result)
+                    continue
+                for example in result:
+                    yield replace(example, id=unique_id(example.id, used))
 
 
 def unique_id(wanted: str, used: Counter[str]) -> str:
@@ -329,39 +359,66 @@ def unique_id(wanted: str, used: Counter[str]) -> str:
     return name
 
 
-def convert_line(line: Line, item: Input, on_invalid: str) -> list[Example] | Reject:
-    """The examples of one row, or the reason it gives none: the one place where a row's error ends."""
+def convert_line(line: Line, item: Input, on_invalid: str) -> Iterator[list[Example] | Reject]:
+    """What becomes of each part of a row."""
+    row_id = f"{item.source.name}-{item.label}-{line.number}"
+    if line.error:
+        kind, _, detail = line.error.partition("; ")
+        yield reject(line, item, RowError(kind, detail), row_or_text(line))
+        return
     try:
-        return convert_row(line, item, on_invalid)
-    except RowError as error:
+        parts = item.source.split(require_object(line.value))
+    except (DataError, RecursionError) as error:
+        yield reject(line, item, error, row_or_text(line))
+        return
+    for number, part in enumerate(parts, start=1):
+        part_id = row_id if len(parts) == 1 else f"{row_id}-{number}"
+        yield convert_part(part, part_id, line, item, on_invalid)
+
+
+def convert_part(part: Json, part_id: str, line: Line, item: Input, on_invalid: str) -> list[Example] | Reject:
+    """The checked examples of a part of a row, or the reason it gives none: the one place where its error ends."""
+    repairs: list[str] | None = [] if on_invalid == "repair" else None
+    token = REPAIRS.set(repairs)
+    try:
+        examples = item.source.convert(part, part_id)
+        strict = item.source.strict and on_invalid != "keep"
+        return [checked(with_repairs(example, repairs), strict=strict) for example in examples]
+    except (DataError, RecursionError) as error:
+        return reject(line, item, error, row_or_text(line) if part is line.value else jsonable(part))
+    finally:
+        REPAIRS.reset(token)
+
+
+def with_repairs(example: Example, repairs: list[str] | None) -> Example:
+    """An example that tells in `meta.repairs` what was repaired in its row."""
+    return replace(example, meta={**example.meta, "repairs": list(repairs)}) if repairs else example
+
+
+def reject(line: Line, item: Input, error: Exception, row: Any) -> Reject:
+    """A part of a row with the reason it gives no example."""
+    if isinstance(error, RowError):
         kind, reason = error.kind, str(error)
-    except DataError as error:
+    elif isinstance(error, DataError):
         kind, reason = "wrong shape", f"wrong shape: {error}"
-    except RecursionError:
+    else:
         kind = reason = "nested too deeply"
     if others := recognised_elsewhere(line.value, item.source):
         kind, reason = "wrong shape", f"wrong shape: looks like {others}; give the sources as separate files"
-    return Reject(str(item.path), line.number, item.source.name, kind, reason, row_or_text(line))
+    return Reject(str(item.path), line.number, item.source.name, kind, reason, row)
 
 
 def recognised_elsewhere(row: object, source: Source) -> str:
     """The sources that a row is of when it is not of this one, joined; else nothing."""
-    names = recognise(row) if isinstance(row, dict) else []
-    return "" if source.name in names else " or ".join(names)
+    names = [] if not isinstance(row, dict) or source.whole_file else recognise(row)
+    return "" if {source.name, *source.covers} & set(names) else " or ".join(names)
 
 
-def convert_row(line: Line, item: Input, on_invalid: str) -> list[Example]:
-    """The checked examples of one row; raise `DataError` when it is rejected."""
-    if line.error:
-        kind, _, detail = line.error.partition("; ")
-        raise RowError(kind, detail)
-    if not isinstance(line.value, dict):
-        raise RowError("wrong shape", not_object(line))
-    strict = item.source.strict and on_invalid == "reject"
-    return [
-        checked(example, strict=strict)
-        for example in item.source.convert(line.value, f"{item.source.name}-{item.label}-{line.number}")
-    ]
+def require_object(row: object) -> Json:
+    """A row as the object it must be; raise `RowError` for anything else."""
+    if not isinstance(row, dict):
+        raise RowError("wrong shape", not_object(row))
+    return row
 
 
 def checked(example: Example, *, strict: bool) -> Example:
@@ -388,20 +445,27 @@ def warnings_of(example: Example) -> list[Any]:
     return warnings if isinstance(warnings, list) else [warnings]
 
 
-def not_object(line: Line) -> str:
+def not_object(row: object) -> str:
     """What a row is that is no object."""
-    return f"a row must be an object, not {JSON_NAMES.get(type(line.value), 'null')}"
+    return f"a row must be an object, not {JSON_NAMES.get(type(row), 'null')}"
 
 
 def row_or_text(line: Line) -> Any:
     """A rejected row as it may stand in JSON: its value, else its text."""
-    try:
-        require_json(line.value)
-    except RecursionError:
+    if line.error:
         return line.text
+    return jsonable(line.value, line.text)
+
+
+def jsonable(value: object, text: str | None = None) -> Any:
+    """A value as it may stand in JSON: itself, else its text."""
+    try:
+        require_json(value)
+    except RecursionError:
+        return text
     except RowError:
-        return line.text or dump_json(line.value)
-    return line.text if line.error else line.value
+        return text or dump_json(value)
+    return value
 
 
 def arrange(examples: Iterator[Example], config: PrepareConfig) -> Iterator[Example]:

@@ -18,8 +18,12 @@ def prepare(
     output: Annotated[Path, typer.Option("--output", "-o", readable=False, help="Examples to write, - for stdout.")],
     source: Annotated[str | None, typer.Option("--from", help="Source of the rows (else detected).")] = None,
     on_invalid: Annotated[
-        Literal["reject", "keep"], typer.Option(help="What becomes of rows whose calls contradict their tools.")
+        Literal["reject", "keep", "repair"],
+        typer.Option(help="What becomes of rows whose calls contradict their tools."),
     ] = "reject",
+    tools: Annotated[
+        Path | None, typer.Option(readable=False, help="Catalogue of the tools that rows only name (else beside them).")
+    ] = None,
     rejects: Annotated[
         Path | None, typer.Option(readable=False, help="Rejected rows (else beside the output).")
     ] = None,
@@ -39,6 +43,7 @@ def prepare(
         inputs=tuple(inputs),
         output=output,
         source=source,
+        tools=tools,
         on_invalid=on_invalid,
         rejects=rejects,
         limit=limit,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import reprlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from toolrl_cli.errors import DataError
 from toolrl_cli.jsonl import dump_json, load_json
@@ -20,29 +23,74 @@ class RowError(DataError):
         self.kind = kind
 
 
-class Source(Protocol):
-    """A data set's way to encode tool calls."""
+class Source(ABC):
+    """A data set's way to encode tool calls; a subclass in a module of this package is found by its name."""
 
-    name: str
-    strict: bool
+    name: ClassVar[str]
+    strict: ClassVar[bool] = True
     """Whether a call that contradicts its tool's schema rejects the row, or is only noted in `meta.warnings`."""
+    whole_file: ClassVar[bool] = False
+    """Whether the lines of a file are one row, which comes as `{"lines": [...]}`."""
+    covers: ClassVar[tuple[str, ...]] = ()
+    """Other sources whose rows this one reads as well, so that a file may hold both."""
 
+    @abstractmethod
     def recognises(self, row: Json) -> bool:
-        """Whether a row is of this source; never raises."""
-        ...
+        """Whether a row (a line, if `whole_file`) is of this source and none that it does not cover; never raises."""
 
+    def open(self, path: Path, tools: Path | None) -> Self:
+        """The source as it reads one file; `tools` is a catalogue of tools that rows refer to, where one is given.
+
+        Raises:
+            DataError: the catalogue is needed and not there, or malformed.
+        """
+        return self
+
+    def split(self, row: Json) -> list[Json]:
+        """The parts of a row that give examples, or are rejected, each for itself."""
+        return [row]
+
+    @abstractmethod
     def convert(self, row: Json, row_id: str) -> list[Example]:
-        """The examples of a row, their ids starting with `row_id`; raise `DataError` when it gives none."""
-        ...
+        """The examples of a part of a row, their ids starting with `row_id`; raise `DataError` when it gives none."""
+
+
+REPAIRS: ContextVar[list[str] | None] = ContextVar("REPAIRS", default=None)
+"""What was repaired in the row at hand; None where nothing may be."""
+
+
+def note_repair(what: str) -> bool:
+    """Whether repairs are asked for; if so this one is noted and ends up in `meta.repairs`."""
+    repairs = REPAIRS.get()
+    if repairs is None:
+        return False
+    repairs.append(what)
+    return True
 
 
 def decode_text(value: object, kind: str) -> Any:
-    """A value that may be JSON in a string, or in a string in a string; raise `RowError` of that kind if no JSON."""
+    """A value that may be JSON in a string, or in a string in a string; raise `RowError` of that kind if no JSON.
+
+    Where repairs are asked for, broken JSON is read as well as can be.
+    """
+    text = value
     try:
         for _ in range(2):
             value = load_json(value) if isinstance(value, str) else value
     except ValueError as error:
+        if isinstance(text, str) and note_repair(f"{kind}: {shorten(text)}"):
+            return mend_json(text, kind)
         raise RowError(kind, shorten(value)) from error
+    return value
+
+
+def mend_json(text: str, kind: str) -> Any:
+    """Broken JSON as the `json_repair` library reads it; raise `RowError` when nothing but text is left of it."""
+    from json_repair import repair_json
+
+    value = repair_json(text, return_objects=True, skip_json_loads=True)
+    if not isinstance(value, dict | list) or not value:
+        raise RowError(kind, shorten(text))
     return value
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from toolrl_cli.records import Example, Json
-from toolrl_cli.sources.base import other_fields, read_tools
+from toolrl_cli.sources.base import Source, other_fields, read_tools
 from toolrl_cli.sources.openai import read_messages
 
 FIELDS = ("id", "source", "tools", "messages", "target", "meta")
 
 
-class ExamplesSource:
+class ExamplesSource(Source):
     """A line of examples.jsonl, passed through with its id."""
 
     name = "examples"
-    strict = True
 
     def recognises(self, row: Json) -> bool:
         """A target beside messages is ours alone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolrl_cli.records import Example, Json, Target, expect, expect_optional_text
-from toolrl_cli.sources.base import RowError, other_fields, read_call, read_tools, shorten
+from toolrl_cli.sources.base import RowError, Source, other_fields, read_call, read_tools, shorten
 
 ROLES = {
     "system": "system",
@@ -15,11 +15,10 @@ ROLES = {
 }
 
 
-class OpenaiSource:
+class OpenaiSource(Source):
     """A dialogue; each assistant step after the first user message becomes an example."""
 
     name = "openai"
-    strict = True
 
     def recognises(self, row: Json) -> bool:
         """A list of messages with roles, and no target of ours."""

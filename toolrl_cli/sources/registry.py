@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from pkgutil import iter_modules
 
+from toolrl_cli import sources
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.records import Json
 from toolrl_cli.sources.base import Source, shorten
-from toolrl_cli.sources.examples import ExamplesSource
-from toolrl_cli.sources.openai import OpenaiSource
-from toolrl_cli.sources.toolrl import ToolrlSource
-from toolrl_cli.sources.xlam import XlamSource
 
-SOURCES: dict[str, Source] = {
-    source.name: source for source in (ExamplesSource(), ToolrlSource(), XlamSource(), OpenaiSource())
-}
+
+def load_sources() -> dict[str, Source]:
+    """Every source that a module of the package defines, by name."""
+    for module in iter_modules(sources.__path__):
+        import_module(f"{sources.__name__}.{module.name}")
+    found = [source() for source in Source.__subclasses__()]
+    return {source.name: source for source in sorted(found, key=lambda source: source.name)}
+
+
+SOURCES = load_sources()
 
 
 def find_source(name: str) -> Source:
@@ -30,14 +36,15 @@ def recognise(row: Json) -> list[str]:
 
 
 def detect_source(rows: Sequence[Json]) -> Source:
-    """The one source that recognises rows among these.
+    """The one source that recognises rows among these, or covers all others that do.
 
     Raises:
         DataError: no source does, or several do; the message holds the keys of the first row.
     """
     found = {name: SOURCES[name] for row in rows for name in recognise(row)}
-    if len(found) == 1:
-        return next(iter(found.values()))
+    for source in found.values():
+        if found.keys() <= {source.name, *source.covers}:
+            return source
     if found:
         raise DataError(f"holds rows of {' and '.join(found)}; split the file, or force one with --from")
     keys = ", ".join(shorten(key).strip("'") for key in list(rows[0])[:12]) if rows and rows[0] else "none"

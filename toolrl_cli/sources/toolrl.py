@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.toolrl import ToolrlFormat
 from toolrl_cli.records import Example, Json, Target, expect, expect_each
-from toolrl_cli.sources.base import RowError, other_fields, read_tool, shorten
+from toolrl_cli.sources.base import RowError, Source, other_fields, read_tool, shorten
 
 TOOL = re.compile(r"^\d+\. Name: (?P<name>.*)\nDescription:", re.MULTILINE)
 PARAMETERS = re.compile(r"\nParameters:\s*")
@@ -22,7 +22,7 @@ BLOCK_ENDS = {
 }
 
 
-class ToolrlSource:
+class ToolrlSource(Source):
     """One step, its tools and history read back from the prompt text.
 
     The tool lists are informal (a `float` whose gold value is the string "1.0"), so what

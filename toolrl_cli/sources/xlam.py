@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from toolrl_cli.records import Example, Json, Target, ToolCall, expect
-from toolrl_cli.sources.base import RowError, decode_text, other_fields, read_call, read_tools
+from toolrl_cli.sources.base import RowError, Source, decode_text, other_fields, read_call, read_tools
 
 
-class XlamSource:
+class XlamSource(Source):
     """One query, one step: `tools` and `answers` are lists, or JSON text of lists."""
 
     name = "xlam"
-    strict = True
 
     def recognises(self, row: Json) -> bool:
         """The three fields together are enough."""
