@@ -5,6 +5,7 @@ Models are random, in float64; TRL's fused head works in float32 inside, which s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,29 @@ def test_micro_batches_hold_whole_groups(build_trainer: Callable[..., Any]) -> N
     trainer._prepare_inputs = noted
     trainer.train()
     assert seen == [[0, 0]] * 8
+
+
+def test_groups_of_equal_rewards_cost_no_backward_and_change_no_gradient(build_trainer: Callable[..., Any]) -> None:
+    weights, backwards = [], []
+    for kind in (SharedPrefixGRPOTrainer, GRPOTrainer):
+        model = build_model("Llama", {})
+        options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "optim": "sgd"}
+        trainer = build_trainer(model, kind, learning_rate=1.0, max_steps=3, **options)
+        trainer.reward_funcs = [lambda prompts, completion_ids, **_: some_equal(prompts, completion_ids)]
+        done = Counter[str]()
+        model.lm_head.weight.register_hook(lambda grad, done=done: done.update(backward=1))
+        trainer.train()
+        backwards.append(done["backward"])
+        weights.append({name: value.detach() for name, value in model.named_parameters()})
+    ours, stock = weights
+    assert 0 < backwards[0] < backwards[1] == 12
+    assert largest_difference(ours.values(), stock.values()) < BOUND
+
+
+def some_equal(prompts: list[str], completion_ids: list[list[int]]) -> list[float]:
+    """Rewards that differ within the groups of two prompts only."""
+    flat = {"abc", "no"}
+    return [1.0 if p in flat else float(sum(ids)) for p, ids in zip(prompts, completion_ids, strict=True)]
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])

@@ -128,7 +128,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         num_generations=8,
         max_completion_length=80,
         temperature=0.6,
-        max_steps=16,
+        max_steps=20,
         save_steps=2,
         overrides={"warmup_steps": 2},
         **shared,

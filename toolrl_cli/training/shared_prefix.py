@@ -47,6 +47,17 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         now: int = self._step % steps
         return self._buffered_inputs[now]
 
+    def _compute_loss(self, model: Any, inputs: MicroBatch) -> Tensor:
+        """TRL's loss; where every advantage is 0 its gradient is 0 too, and no backward is computed."""
+        regularised = self.beta != 0.0 or self._entropy_bonus_enabled or self.aux_loss_enabled
+        if inputs["advantages"].any() or regularised or not model.training or not self._shares_prefix():
+            loss: Tensor = super()._compute_loss(model, inputs)
+            return loss
+        with torch.no_grad():
+            loss = super()._compute_loss(model, inputs)
+        leaf = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+        return loss + 0.0 * leaf.view(-1)[0]
+
     def _get_per_token_logps_and_entropies(
         self,
         model: Any,
