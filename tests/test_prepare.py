@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from toolrl_cli.errors import ConfigError, DataError, SetupError
-from toolrl_cli.prepare import PrepareConfig, plan, prepare_examples
+from toolrl_cli.prepare import Choice, PrepareConfig, plan, prepare_examples
 from toolrl_cli.records import Json
+from toolrl_cli.sources.registry import SOURCES
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 SAMPLES = Path(__file__).parents[1] / "data_samples"
@@ -87,18 +88,19 @@ class TestConvert:
         assert examples == [EXAMPLE, {**EXAMPLE, "id": "xlam-rows-7"}]
         rejects = read(tmp_path / "out.rejects.jsonl")
         assert rejects == [
-            reject(rows, 2, "not JSON: each line must hold one JSON value", '{"query": "cut o\n'),
+            reject(rows, 2, "not JSON: each line must hold one JSON value", '{"query": "cut o'),
             reject(rows, 4, WRONG_REASON, WRONG),
             reject(rows, 5, "wrong shape: a row must be an object, not a list", [1]),
-            reject(rows, 6, "not JSON: each line must hold one JSON value", "null\n"),
+            reject(rows, 6, "wrong shape: a row must be an object, not null", None),
         ]
         counts = {"rows": 6, "converted": 2, "rejected": 4, "examples": 2}
-        reasons = {"not JSON": 2, "unknown argument": 1, "wrong shape": 1}
+        reasons = {"not JSON": 1, "unknown argument": 1, "wrong shape": 2}
+        assert summary.pop("seconds") > 0 < summary.pop("rows_per_second")
         assert summary == {
             **counts,
             "output": str(tmp_path / "out.jsonl"),
             "rejects": str(tmp_path / "out.rejects.jsonl"),
-            "sources": {"xlam": {**counts, "reasons": reasons, "warnings": {}}},
+            "sources": {"xlam": {**counts, "reasons": reasons, "repairs": {}, "warnings": {}}},
         }
 
     def test_a_dialogue_gives_several_examples(self, tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ class TestConvert:
         examples, summary = run(write(tmp_path / "h.jsonl", nan, deep, too_deep, GOOD))
         assert ids(examples) == ["xlam-h-4"]
         assert summary["sources"]["xlam"]["reasons"] == {"not finite": 1, "nested too deeply": 2}
-        assert [row["row"] for row in read(tmp_path / "out.rejects.jsonl")] == [f"{t}\n" for t in (nan, deep, too_deep)]
+        assert [row["row"] for row in read(tmp_path / "out.rejects.jsonl")] == [nan, deep, too_deep]
 
     def test_nan_in_an_array_is_rejected_with_its_text(self, tmp_path: Path) -> None:
         path = tmp_path / "a.json"
@@ -151,7 +153,7 @@ class TestConvert:
         rows = write(tmp_path / "s.jsonl", GOOD, broken, {**GOOD, "query": "\U0001f600"})
         assert ids(run(rows)[0]) == ["xlam-s-1", "xlam-s-3"]
         reason = "not Unicode text: lone surrogate '\\ud800'"
-        assert read(tmp_path / "out.rejects.jsonl") == [reject(rows, 2, reason, json.dumps(broken) + "\n")]
+        assert read(tmp_path / "out.rejects.jsonl") == [reject(rows, 2, reason, json.dumps(broken))]
 
     def test_a_number_too_long_to_decode_is_said_to_be_so(self, tmp_path: Path) -> None:
         _, summary = run(write(tmp_path / "n.jsonl", GOOD, '{"query": ' + "9" * 5000 + "}"))
@@ -196,17 +198,21 @@ class TestOrder:
     def test_limit_stops_reading(self, tmp_path: Path) -> None:
         examples, summary = run(write(tmp_path / "rows.jsonl", GOOD, CHAT, GOOD, GOOD), source="xlam", limit=2)
         assert ids(examples) == ["xlam-rows-1", "xlam-rows-3"]
-        assert (summary["rows"], summary["rejected"], summary["examples"]) == (3, 1, 2)
+        assert (summary["rows"], summary["rejected"], summary["examples"]) == (4, 1, 2)
+        assert summary["dropped"] == {"over the limit": 1}
 
     def test_shuffle_is_decided_by_the_seed_and_comes_before_the_limit(self, tmp_path: Path) -> None:
         rows = write(tmp_path / "rows.jsonl", *[GOOD] * 20)
-        first, _ = run(rows, shuffle=True, seed=1)
-        again, _ = run(rows, shuffle=True, seed=1, overwrite=True)
-        other, _ = run(rows, shuffle=True, seed=2, overwrite=True)
-        some, summary = run(rows, shuffle=True, seed=1, limit=5, overwrite=True)
+        first, _ = run(rows, choice=SHUFFLED, seed=1)
+        again, _ = run(rows, choice=SHUFFLED, seed=1, overwrite=True)
+        other, _ = run(rows, choice=SHUFFLED, seed=2, overwrite=True)
+        some, summary = run(rows, choice=SHUFFLED, seed=1, limit=5, overwrite=True)
         assert first == again != other
         assert sorted(ids(first)) == sorted(ids(other)) == sorted(f"xlam-rows-{n}" for n in range(1, 21))
         assert (some, summary["rows"], summary["examples"]) == (first[:5], 20, 5)
+
+
+SHUFFLED = Choice(shuffle=True)
 
 
 class TestRefusals:
@@ -239,16 +245,19 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "why"),
         [
-            ("{}", "unknown row format (keys: none); pass --from with one of examples, "),
-            (json.dumps({"a": {}}, indent=1), "holds one JSON object; expected an array of rows, or one row a line"),
-            (json.dumps(GOOD, indent=1), "holds one JSON object; expected an array of rows, or one row a line"),
+            ("{}", "unknown row format (keys: none); pass --from with one of "),
+            (json.dumps({"a": {}}, indent=1), "unknown row format (keys: a); pass --from with one of "),
         ],
     )
-    def test_a_file_that_is_one_object(self, tmp_path: Path, content: str, why: str) -> None:
+    def test_a_file_that_is_one_unknown_object(self, tmp_path: Path, content: str, why: str) -> None:
         (tmp_path / "obj.json").write_text(content)
         with pytest.raises(DataError) as error:
             run(tmp_path / "obj.json")
-        assert str(error.value) == f"{tmp_path / 'obj.json'}: {why}"
+        assert str(error.value) == f"{tmp_path / 'obj.json'}: {why}{', '.join(SOURCES)}"
+
+    def test_a_file_that_is_one_row(self, tmp_path: Path) -> None:
+        (tmp_path / "obj.json").write_text(json.dumps(GOOD, indent=1))
+        assert ids(run(tmp_path / "obj.json")[0]) == ["xlam-obj-1"]
 
     def test_a_rejects_file_is_no_input(self, tmp_path: Path) -> None:
         run(write(tmp_path / "rows.jsonl", GOOD, WRONG))
@@ -260,7 +269,7 @@ class TestRefusals:
     def test_bytes_that_are_no_text_and_a_cut_off_array(self, tmp_path: Path) -> None:
         (tmp_path / "latin.jsonl").write_bytes(b'{"query": "\xe9"}\n')
         (tmp_path / "cut.json").write_text('[{"query": "a"}, {"que')
-        with pytest.raises(DataError, match=r"latin\.jsonl: not UTF-8 text"):
+        with pytest.raises(DataError, match=r"latin\.jsonl:1: not UTF-8 text"):
             run(tmp_path / "latin.jsonl")
         with pytest.raises(DataError, match=r"cut\.json: not a JSON array"):
             run(tmp_path / "cut.json")
@@ -318,13 +327,15 @@ class TestRefusals:
 def test_the_plan_names_sources_and_touches_nothing(tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", GOOD)
     config = PrepareConfig(inputs=(rows, Path("-")), output=tmp_path / "new" / "out.jsonl", limit=3)
-    assert plan(config) == {
+    shown = plan(config)
+    assert (shown.pop("changes")["thought"], shown.pop("choice")["shuffle"]) == ("keep", False)
+    assert shown == {
         "inputs": {str(rows): "xlam", "-": "detected while reading"},
         "output": str(tmp_path / "new" / "out.jsonl"),
         "rejects": str(tmp_path / "new" / "out.rejects.jsonl"),
         "on_invalid": "reject",
+        "splits": {},
         "limit": 3,
-        "shuffle": False,
         "seed": 0,
     }
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
@@ -348,8 +359,10 @@ class TestCommand:
         write(tmp_path / "rows.jsonl", GOOD)
         done = toolrl("rows.jsonl", "-o", "out.jsonl", "--json", cwd=tmp_path)
         counts = {"rows": 1, "converted": 1, "rejected": 0, "examples": 1}
-        sources = {"xlam": {**counts, "reasons": {}, "warnings": {}}}
-        assert json.loads(done.stdout) == {**counts, "output": "out.jsonl", "rejects": None, "sources": sources}
+        sources = {"xlam": {**counts, "reasons": {}, "repairs": {}, "warnings": {}}}
+        summary = json.loads(done.stdout)
+        assert summary.pop("seconds") > 0 < summary.pop("rows_per_second")
+        assert summary == {**counts, "output": "out.jsonl", "rejects": None, "sources": sources}
 
     def test_a_pipe_reads_stdin_and_writes_stdout(self, tmp_path: Path) -> None:
         stdin = f"{json.dumps(GOOD)}\n{json.dumps(WRONG)}\n"
@@ -383,7 +396,11 @@ class TestCommand:
         ("arguments", "status", "message"),
         [
             (["gone.jsonl", "-o", "out.jsonl"], 1, "toolrl: gone.jsonl: no such file\n"),
-            (["empty", "-o", "out.jsonl"], 1, "toolrl: empty: no data files in this folder (.json, .jsonl)\n"),
+            (
+                ["empty", "-o", "out.jsonl"],
+                1,
+                "toolrl: empty: no data files in this folder (.json, .jsonl, .parquet, .csv)\n",
+            ),
             (["rows.jsonl", "-o", "rows.jsonl"], 1, "toolrl: rows.jsonl: is an input, and would be lost"),
             (
                 ["rows.jsonl", "-o", "rows.jsonl/out"],
@@ -395,7 +412,7 @@ class TestCommand:
             (["rows.jsonl", "-o", "out.jsonl", "--from", "openai"], 1, "no row could be converted; first rows.jsonl:1"),
             (["rows.jsonl", "-o", "out.jsonl", "--on-invalid", "fix"], 2, "Invalid value for '--on-invalid'"),
             (["rows.jsonl", "-o", "out.jsonl", "--limit", "0"], 2, "Invalid value for '--limit'"),
-            (["rows.jsonl"], 2, "Missing option '--output'"),
+            (["rows.jsonl"], 2, "Invalid value for --output: needed"),
         ],
     )
     def test_a_failure_is_one_line(self, tmp_path: Path, arguments: list[str], status: int, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -112,6 +113,25 @@ def byte_progress(description: str, path: Path) -> Iterator[Callable[[int], None
         total = path.stat().st_size if path.is_file() else None
         task = progress.add_task(description, total=total, note="")
         yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def row_progress(description: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
+    """A bar over `total` bytes, moved on by the bytes and rows done, with the rows a second."""
+    if not sys.stderr.isatty():
+        yield lambda size, rows: None
+        return
+    start, done = time.perf_counter(), 0
+    with progress_bar(in_bytes=True) as progress:
+        task = progress.add_task(description, total=total, note="")
+
+        def advance(size: int, rows: int) -> None:
+            nonlocal done
+            done += rows
+            rate = done / (time.perf_counter() - start)
+            progress.update(task, advance=size, note=f"{rate:,.0f} rows/s")
+
+        yield advance
 
 
 def print_diff(lines: Iterable[str], *, stderr: bool = False) -> None:

@@ -22,12 +22,17 @@ NOT_JSON = "not JSON; each line must hold one JSON value"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a JSONL file, numbered from 1: its decoded value, or the reason it has none."""
+    """A line of a JSONL file, numbered from 1: its decoded value, or the reason it has none, and its bytes."""
 
     number: int
     value: Any = None
     error: str | None = None
-    text: str | None = field(default=None, compare=False, repr=False)
+    raw: bytes | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def text(self) -> str | None:
+        """The line as it stands in the file; bytes that are no UTF-8 are written as escapes."""
+        return None if self.raw is None else self.raw.decode(errors="backslashreplace")
 
 
 FAST_DECODE = msgspec.json.Decoder().decode
@@ -99,9 +104,9 @@ def read_lines(path: Path) -> Iterator[Line]:
             if not text.strip():
                 continue
             try:
-                yield Line(number, jsonlines.Reader([text], loads=load_json).read(), text=text)
+                yield Line(number, jsonlines.Reader([text], loads=load_json).read())
             except jsonlines.InvalidLineError as error:
-                yield Line(number, error=explain_json_error(error.__cause__), text=text)
+                yield Line(number, error=explain_json_error(error.__cause__))
 
 
 def read_records(path: Path, parse: Callable[[object], T]) -> Iterator[T]:

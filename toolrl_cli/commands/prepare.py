@@ -9,26 +9,128 @@ from toolrl_cli.commands.options import AsJson, ConfigFile, Debug, DryRun, Limit
 from toolrl_cli.console import log, print_json, print_table, print_text, results_to
 
 STDOUT = Path("-")
+READING, CHANGING, CHOOSING, LOOKING = "Reading", "Changing examples", "Choosing examples", "Looking at examples"
 
 
 def prepare(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE...", readable=False, help="JSONL, a .json array, or - for stdin.")
+        list[Path],
+        typer.Argument(metavar="SOURCE...", readable=False, help="Files, folders, hf://ID[:CONFIG], or - for stdin."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", readable=False, help="Examples to write, - for stdout.")],
-    source: Annotated[str | None, typer.Option("--from", help="Source of the rows (else detected).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", readable=False, help="Examples to write, - for stdout.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Source of the rows (else detected).", rich_help_panel=READING)
+    ] = None,
+    tools: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False,
+            help="Catalogue of the tools that rows only name (else beside them).",
+            rich_help_panel=READING,
+        ),
+    ] = None,
     on_invalid: Annotated[
         Literal["reject", "keep", "repair"],
-        typer.Option(help="What becomes of rows whose calls contradict their tools."),
+        typer.Option(help="What becomes of rows whose calls contradict their tools.", rich_help_panel=READING),
     ] = "reject",
-    tools: Annotated[
-        Path | None, typer.Option(readable=False, help="Catalogue of the tools that rows only name (else beside them).")
-    ] = None,
     rejects: Annotated[
-        Path | None, typer.Option(readable=False, help="Rejected rows (else beside the output).")
+        Path | None,
+        typer.Option(readable=False, help="Rejected rows (else beside the output).", rich_help_panel=READING),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes; the result is the same.", rich_help_panel=READING)
+    ] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run stopped.", rich_help_panel=READING)
+    ] = False,
+    last_step: Annotated[
+        bool,
+        typer.Option(
+            "--last-step/--step-wise", help="Only the last step of a dialogue, or all.", rich_help_panel=CHANGING
+        ),
+    ] = False,
+    thought: Annotated[
+        Literal["keep", "drop", "placeholder"],
+        typer.Option(help="What becomes of thoughts; a placeholder is a stock sentence.", rich_help_panel=CHANGING),
+    ] = "keep",
+    max_tools: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tools an example keeps: those called, others by chance.", rich_help_panel=CHANGING),
+    ] = None,
+    shuffle_tools: Annotated[
+        bool, typer.Option("--shuffle-tools", help="Shuffle the tools of each example.", rich_help_panel=CHANGING)
+    ] = False,
+    mask_names: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of examples that get random names of tools and parameters.",
+            rich_help_panel=CHANGING,
+        ),
+    ] = 0.0,
+    irrelevance: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of examples that lose the tool they call, so that the answer is to say so.",
+            rich_help_panel=CHANGING,
+        ),
+    ] = 0.0,
+    dedupe: Annotated[
+        Literal["exact", "near"] | None,
+        typer.Option(help="Drop repeated examples, or also those that are nearly the same.", rich_help_panel=CHOOSING),
+    ] = None,
+    decontaminate: Annotated[
+        str | None,
+        typer.Option(
+            help="Drop what overlaps these: bfcl, api-bank, bamboogle, FILE (commas between).",
+            rich_help_panel=CHOOSING,
+        ),
+    ] = None,
+    max_prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Drop examples with longer prompts.", rich_help_panel=CHOOSING)
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Model whose tokens count.", rich_help_panel=CHOOSING)] = None,
+    keep_learnable: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SCORED",
+            readable=False,
+            help="Drop examples whose scored completions all earned the same.",
+            rich_help_panel=CHOOSING,
+        ),
+    ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(help="Examples to draw of each source: toolace=2000,xlam=1000.", rich_help_panel=CHOOSING),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="test=0.02: write that share beside the output, no dialogue or tool set in two files. "
+            "Without a share: the split of an hf:// set to read.",
+            rich_help_panel=CHOOSING,
+        ),
+    ] = None,
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="Shuffle the examples.", rich_help_panel=CHOOSING)] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Count what examples hold, and write nothing.", rich_help_panel=LOOKING)
+    ] = False,
+    show: Annotated[
+        int | None, typer.Option(min=1, help="Print so many as the model will see them.", rich_help_panel=LOOKING)
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(readable=False, help="With --stats: histograms, as PNG.", rich_help_panel=LOOKING),
+    ] = None,
+    text_format: Annotated[
+        str, typer.Option("--format", help="Text format that is shown and counted.", rich_help_panel=LOOKING)
+    ] = "toolrl",
     limit: Limit = None,
-    shuffle: Annotated[bool, typer.Option("--shuffle", help="Shuffle the examples (holds them in memory).")] = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -37,18 +139,45 @@ def prepare(
     debug: Debug = False,
 ) -> None:
     """Turn tool-call data into examples. Each assistant step is a line; rejected rows are kept with their reason."""
-    from toolrl_cli.prepare import PrepareConfig, plan, prepare_examples
+    from toolrl_cli.prepare import Changes, Choice, PrepareConfig, plan, prepare_examples
+    from toolrl_cli.prepare.config import read_mix, read_splits, split_list
 
+    if stats or show:
+        return look(inputs, text_format, show, tokenizer if stats else None, plot, limit, stats=stats, as_json=as_json)
+    if output is None:
+        raise typer.BadParameter("needed unless --stats or --show", param_hint="--output")
+    hub_split, shares = read_splits(split or [])
     settings = PrepareConfig(
         inputs=tuple(inputs),
         output=output,
         source=source,
+        hub_split=hub_split,
         tools=tools,
         on_invalid=on_invalid,
         rejects=rejects,
+        changes=Changes(
+            last_step=last_step,
+            thought=thought,
+            max_tools=max_tools,
+            shuffle_tools=shuffle_tools,
+            irrelevance=irrelevance,
+            mask_names=mask_names,
+        ),
+        choice=Choice(
+            dedupe=dedupe,
+            decontaminate=tuple(split_list(decontaminate)),
+            max_prompt_tokens=max_prompt_tokens,
+            tokenizer=tokenizer,
+            format=text_format,
+            keep_learnable=keep_learnable,
+            mix=read_mix(mix),
+            split=shares,
+            shuffle=shuffle,
+        ),
         limit=limit,
-        shuffle=shuffle,
         seed=seed,
+        workers=workers,
+        resume=resume,
         overwrite=overwrite,
     )
     if dry_run:
@@ -60,4 +189,35 @@ def prepare(
         if as_json:
             return print_json(summary.to_json())
         print_table(f"prepare {output}", *summary.table())
-        return print_text("\n".join(summary.reason_lines())) if summary.reason_lines() else None
+        return print_text("\n".join(summary.lines())) if summary.lines() else None
+
+
+def look(
+    inputs: list[Path],
+    text_format: str,
+    show: int | None,
+    tokenizer: str | None,
+    plot: Path | None,
+    limit: int | None,
+    *,
+    stats: bool,
+    as_json: bool,
+) -> None:
+    """Print what files of examples hold."""
+    from toolrl_cli.formats import find_format
+    from toolrl_cli.prepare.statistics import make_counter, read_all, read_statistics, show_example
+
+    wording = find_format(text_format)
+    for example in read_all(inputs, show or 0):
+        print_text(show_example(example, wording))
+    if not stats:
+        return None
+    found = read_statistics(inputs, make_counter(tokenizer, wording) if tokenizer else None, limit)
+    if plot:
+        from toolrl_cli.report.plots import plot_lengths
+
+        plot_lengths(found.lengths, plot)
+    if as_json:
+        return print_json(found.to_json())
+    print_table(f"{found.examples} examples", *found.table())
+    return print_text("\n".join(found.lines()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,22 @@ def plot_rewards(metrics_path: Path, picture_path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(picture_path, dpi=150)
+
+
+def plot_lengths(lengths: Mapping[str, Counter[int]], picture_path: Path) -> None:
+    """Draw a histogram of each measure of a file of examples, over the values below the 99th percentile."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(lengths))
+    rows = -(-len(lengths) // columns)
+    figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
+    for place, (name, counts) in enumerate(lengths.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place, xlabel=name.replace("_", " "), ylabel="examples")
+        values = sorted(counts.elements())
+        most = values[min(len(values) - 1, len(values) * 99 // 100)]
+        shown = {value: count for value, count in counts.items() if value <= most}
+        axes.hist(list(shown), weights=list(shown.values()), bins=min(40, most - values[0] + 1))
+    figure.savefig(picture_path, dpi=120)
 
 
 def reward_curves(records: list[Json]) -> dict[str, list[tuple[int, float]]]:

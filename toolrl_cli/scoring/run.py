@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolrl_cli.console import byte_progress
-from toolrl_cli.errors import ConfigError, DataError, GateFailed, SetupError, nearest
+from toolrl_cli.errors import ConfigError, DataError, GateFailed, nearest
 from toolrl_cli.jsonl import Piece, cut_lines, is_stream, open_atomic, read_piece
+from toolrl_cli.parallel import map_in_order
 from toolrl_cli.records import Json
 from toolrl_cli.rewards import Reward, find_reward
 from toolrl_cli.scoring.baseline import Totals, compare, read_totals
@@ -24,8 +21,6 @@ from toolrl_cli.scoring.groups import Groups
 from toolrl_cli.scoring.rows import ScoredChunk, Wanted, score_chunk
 from toolrl_cli.scoring.tally import Tally
 
-PENDING = 3
-"""Pieces of a file that wait for each worker, so that memory stays constant."""
 CHUNK = 1 << 20
 """Bytes."""
 
@@ -151,45 +146,13 @@ def refuse(refused: Iterable[tuple[int, str]], config: ScoreConfig, report: Call
 
 def score_pieces(config: ScoreConfig) -> Iterator[ScoredChunk]:
     """The pieces of the file, scored, in order."""
-    pieces = cut_lines(config.data, CHUNK)
-    if config.workers > 1:
-        yield from score_in_workers(config, pieces)
-        return
+    return map_in_order(make_scorer, (config,), cut_lines(config.data, CHUNK), config.workers)
+
+
+def make_scorer(config: ScoreConfig) -> Callable[[Piece], ScoredChunk]:
+    """The function that scores a piece of the file."""
     reward, wanted = config.build_reward(), config.wanted
-    for piece in pieces:
-        yield score_chunk(reward, wanted, read_piece(config.data, piece))
-
-
-def score_in_workers(config: ScoreConfig, pieces: Iterable[Piece]) -> Iterator[ScoredChunk]:
-    """Score in worker processes, in order, with few pieces in flight."""
-    pending: deque[Future[ScoredChunk]] = deque()
-    with ProcessPoolExecutor(config.workers, initializer=start_worker, initargs=(config,)) as pool:
-        try:
-            for piece in pieces:
-                pending.append(pool.submit(score_in_worker, piece))
-                if len(pending) >= PENDING * config.workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BrokenProcessPool as error:
-            raise SetupError("a worker died, killed for memory perhaps; try fewer --workers") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-WORKER: list[Callable[[Piece], ScoredChunk]] = []
-
-
-def start_worker(config: ScoreConfig) -> None:
-    """Make a worker process ready; Ctrl-C is the main process's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    reward, wanted = config.build_reward(), config.wanted
-    WORKER.append(lambda piece: score_chunk(reward, wanted, read_piece(config.data, piece)))
-
-
-def score_in_worker(piece: Piece) -> ScoredChunk:
-    """Score a piece of the file in a worker process."""
-    return WORKER[0](piece)
+    return lambda piece: score_chunk(reward, wanted, read_piece(config.data, piece))
 
 
 def read_gates(texts: Iterable[str]) -> dict[str, float]:

@@ -31,6 +31,8 @@ class Source(ABC):
     """Whether a call that contradicts its tool's schema rejects the row, or is only noted in `meta.warnings`."""
     whole_file: ClassVar[bool] = False
     """Whether the lines of a file are one row, which comes as `{"lines": [...]}`."""
+    keeps_ids: ClassVar[bool] = False
+    """Whether examples keep the ids of their rows, which may repeat."""
     covers: ClassVar[tuple[str, ...]] = ()
     """Other sources whose rows this one reads as well, so that a file may hold both."""
 

@@ -15,6 +15,7 @@ class ExamplesSource(Source):
     """A line of examples.jsonl, passed through with its id."""
 
     name = "examples"
+    keeps_ids = True
 
     def recognises(self, row: Json) -> bool:
         """A target beside messages is ours alone."""

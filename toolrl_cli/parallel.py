@@ -1,0 +1,57 @@
+"""Work on many pieces, in this process or in several, with the results in order."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from toolrl_cli.errors import SetupError
+
+T = TypeVar("T")
+R = TypeVar("R")
+PENDING = 3
+"""Pieces that wait for each worker, so that memory stays constant."""
+
+
+def map_in_order(
+    make: Callable[..., Callable[[T], R]], arguments: tuple[Any, ...], pieces: Iterable[T], workers: int
+) -> Iterator[R]:
+    """Apply `make(*arguments)` to each piece; each process makes its own function, so it need not be picklable.
+
+    Raises:
+        SetupError: a worker died.
+    """
+    if workers == 1:
+        yield from map(make(*arguments), pieces)
+        return
+    pending: deque[Future[R]] = deque()
+    with ProcessPoolExecutor(workers, initializer=start_worker, initargs=(make, arguments)) as pool:
+        try:
+            for piece in pieces:
+                pending.append(pool.submit(work, piece))
+                if len(pending) >= PENDING * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise SetupError("a worker died, killed for memory perhaps; try fewer --workers") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+FUNCTION: list[Callable[[Any], Any]] = []
+
+
+def start_worker(make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
+    """Make a worker process ready; Ctrl-C is the main process's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    FUNCTION.append(make(*arguments))
+
+
+def work(piece: Any) -> Any:
+    """Apply the function of this worker process."""
+    return FUNCTION[0](piece)

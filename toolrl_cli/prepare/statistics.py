@@ -1,0 +1,151 @@
+"""What a file of examples holds: counts and lengths."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from toolrl_cli.errors import DataError
+from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.jsonl import read_records
+from toolrl_cli.records import Example, Json
+
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counts of a file of examples; `lengths` has for each measure how often each value occurs."""
+
+    examples: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
+    targets: Counter[str] = field(default_factory=Counter)
+    lengths: dict[str, Counter[int]] = field(default_factory=dict)
+
+    def add(self, example: Example, measures: Json) -> None:
+        """Count an example."""
+        self.examples += 1
+        self.sources[example.source] += 1
+        self.targets[kind_of(example)] += 1
+        for name, value in measures.items():
+            if value is not None:
+                self.lengths.setdefault(name, Counter())[value] += 1
+
+    def to_json(self) -> Json:
+        """The counts and shares, and of each measure mean, percentiles and the largest value."""
+        return {
+            "examples": self.examples,
+            "sources": dict(self.sources.most_common()),
+            "targets": dict(self.targets.most_common()),
+            "no_call_share": round(1 - self.targets["call"] / self.examples, 6),
+            **{name: summarize(counts) for name, counts in self.lengths.items()},
+        }
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Columns and rows of the measures for a terminal."""
+        columns = ["", "mean", *(f"p{p}" for p in PERCENTILES), "max", "examples"]
+        rows = []
+        for name, counts in self.lengths.items():
+            found = summarize(counts)
+            rows.append([name.replace("_", " "), f"{found.pop('mean'):.1f}", *map(str, found.values())])
+        return columns, rows
+
+    def lines(self) -> list[str]:
+        """A line for each source and kind of target, with its share."""
+        groups = (("source", self.sources), ("target", self.targets))
+        return [
+            f"{group} {name}  {count} ({count / self.examples:.1%})"
+            for group, counts in groups
+            for name, count in counts.most_common()
+        ]
+
+
+def kind_of(example: Example) -> str:
+    """What a target asks for: `call`, `response` or `nothing`."""
+    return "call" if example.target.tool_calls else "response" if example.target.response is not None else "nothing"
+
+
+def summarize(counts: Counter[int]) -> Json:
+    """Mean, percentiles by nearest rank, the largest value, and of how many examples."""
+    total, values = counts.total(), sorted(counts)
+    percentiles, seen, place = {}, 0, 0
+    for p in PERCENTILES:
+        while seen < total * p / 100:
+            seen += counts[values[place]]
+            place += 1
+        percentiles[f"p{p}"] = values[place - 1]
+    mean = sum(value * count for value, count in counts.items()) / total
+    return {"mean": round(mean, 3), **percentiles, "max": values[-1], "examples": total}
+
+
+def measure(example: Example) -> Json:
+    """The measures that need no tokenizer; None where a target has none of it."""
+    thought = example.target.thought
+    return {
+        "tools": len(example.tools),
+        "messages": len(example.messages),
+        "calls": len(example.target.tool_calls) or None,
+        "arguments": sum(len(call.arguments) for call in example.target.tool_calls)
+        if example.target.tool_calls
+        else None,
+        "thought_words": None if thought is None else len(thought.split()),
+    }
+
+
+TokenCounter = Callable[[Example], Json]
+"""The measures of an example in tokens."""
+
+
+def make_counter(model: str, text_format: TextFormat) -> TokenCounter:
+    """Counts the tokens of prompts and targets as training does.
+
+    Raises:
+        ConfigError, SetupError: the model's tokenizer cannot be had.
+    """
+    from toolrl_cli.training.models import load_tokenizer, quiet_libraries, resolve_model
+
+    quiet_libraries()
+    tokenizer = load_tokenizer(resolve_model(model))
+
+    def count(example: Example) -> Json:
+        messages = text_format.render_prompt(example.tools, example.messages)
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        target = tokenizer(text_format.render_target(example.target), add_special_tokens=False)["input_ids"]
+        return {"prompt_tokens": len(prompt), "target_tokens": len(target)}
+
+    return count
+
+
+def read_statistics(paths: Sequence[Path], count_tokens: TokenCounter | None, limit: int | None) -> Statistics:
+    """The statistics of files of examples, read as a stream; with a token counter also of prompts and targets.
+
+    Raises:
+        DataError: a file is missing, malformed or empty.
+    """
+    statistics = Statistics()
+    for example in read_all(paths, limit):
+        statistics.add(example, measure(example) | (count_tokens(example) if count_tokens else {}))
+    if not statistics.examples:
+        raise DataError(f"{paths[0]}: no examples; run toolrl prepare first")
+    return statistics
+
+
+def read_all(paths: Sequence[Path], limit: int | None) -> Iterable[Example]:
+    """The examples of several files, the first `limit` of them."""
+    count = 0
+    for path in paths:
+        for example in read_records(path, Example.from_json):
+            if count == limit:
+                return
+            count += 1
+            yield example
+
+
+def show_example(example: Example, text_format: TextFormat) -> str:
+    """An example as the model will see it: the messages of its prompt and its target."""
+    messages = text_format.render_prompt(example.tools, example.messages)
+    parts = [(message["role"], str(message["content"])) for message in messages]
+    parts.append(("target", text_format.render_target(example.target)))
+    return "\n".join([f"@ {example.id}", *(f"--- {name}\n{text}" for name, text in parts), ""])
