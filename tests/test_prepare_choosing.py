@@ -77,7 +77,7 @@ class TestDuplicates:
         rows = [
             row(1, text, tool="weather"),
             {**row(1, text + "!", tool="weather"), "id": "shouted"},
-            {**row(1, text.replace("few", "couple of"), tool="weather"), "id": "reworded"},
+            {**row(1, text.replace("my friend", "my good friend"), tool="weather"), "id": "reworded"},
             row(2, text, tool="timer"),
             row(
                 3, "Something else is asked here: where is the nearest station, and when does it open?", tool="weather"
@@ -110,12 +110,11 @@ class TestContamination:
             row(3, "Short one"),
         ]
         ids, summary = run(tmp_path, *rows, decontaminate=(str(bench),))
-        assert ids == ["alpha-3"], "nine words in a row and a tenth are ten of the benchmark's"
-        assert summary["dropped"] == {f"overlaps {bench}": 2}
+        assert ids == ["alpha-2", "alpha-3"], "nine words in a row are no ten"
+        assert summary["dropped"] == {f"overlaps {bench}": 1}
         report = read(tmp_path / "out.contaminated.jsonl")
         assert [(found["id"], found["where"], found["entry"]) for found in report] == [
             ("alpha-1", "user", "bench.jsonl:1"),
-            ("alpha-2", "user", "bench.jsonl:1"),
         ]
         assert report[0]["words"] == "what rocket was the first spacecraft that ever approached uranus"
 
@@ -210,7 +209,7 @@ class TestMix:
 class TestSplit:
     def test_no_dialogue_and_no_tool_set_is_in_two_files(self, tmp_path: Path) -> None:
         rows = [row(n, f"Question {n % 40}", tool=f"tool_{n % 60}") for n in range(600)]
-        ids, summary = run(tmp_path, *rows, split={"test": 0.2, "dev": 0.1})
+        _, summary = run(tmp_path, *rows, split={"test": 0.2, "dev": 0.1})
         files = [tmp_path / name for name in ("out.jsonl", "out.test.jsonl", "out.dev.jsonl")]
         parts = [read(path) for path in files]
         assert sum(map(len, parts)) == 600

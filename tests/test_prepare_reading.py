@@ -35,10 +35,8 @@ def write_csv(path: Path) -> None:
 
 
 def write_parquet(path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    table = pytest.importorskip("pyarrow").Table.from_pylist(ROWS)
+    pytest.importorskip("pyarrow.parquet").write_table(table, path)
 
 
 def write_zstandard(path: Path) -> None:
@@ -94,7 +92,7 @@ def test_a_file_that_is_cut_off_is_no_silent_loss(tmp_path: Path, name: str) -> 
     try:
         lines = [line for chunk in read_chunks(path) for line in chunk.lines()]
     except DataError as error:
-        assert str(error).startswith(f"{path}: ")  # noqa: PT017
+        assert str(error).startswith(f"{path}: ")
     else:
         assert lines[-1].error, "a line of JSONL is rejected for itself"
 

@@ -44,7 +44,7 @@ class Choice:
     @property
     def takes_all(self) -> bool:
         """Whether every example is written as it comes."""
-        return self == Choice(tokenizer=self.tokenizer, format=self.format, template=self.template)
+        return self == Choice(format=self.format, template=self.template)
 
 
 @dataclass(frozen=True, kw_only=True)

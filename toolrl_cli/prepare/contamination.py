@@ -11,7 +11,7 @@ from typing import Any
 
 from toolrl_cli.benches.bfcl.bench import find_package
 from toolrl_cli.errors import DataError
-from toolrl_cli.jsonl import load_json
+from toolrl_cli.jsonl import read_lines
 from toolrl_cli.prepare.reading import find_files, read_chunks
 from toolrl_cli.records import Example, Json, ToolCall
 from toolrl_cli.sources.registry import SOURCES, recognise
@@ -138,9 +138,9 @@ def read_bfcl() -> Iterator[Document]:
 
 def read_objects(path: Path) -> Iterator[Json]:
     """The objects of a file of lines."""
-    for line in path.read_text("utf-8").splitlines():
-        if isinstance(row := load_json(line) if line.strip() else None, dict):
-            yield row
+    for line in read_lines(path):
+        if isinstance(line.value, dict):
+            yield line.value
 
 
 def user_texts(question: Any) -> list[str]:

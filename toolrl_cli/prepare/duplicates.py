@@ -15,6 +15,7 @@ PERMUTATIONS = 128
 THRESHOLD = 0.8
 """Jaccard index of the word triples from which two texts are nearly the same."""
 SHINGLE = 3
+SCHEME = "affine32"
 WORD = re.compile(r"\w+")
 
 
@@ -32,7 +33,7 @@ def sign(example: Example) -> Signature:
     target = [str(call.arguments) for call in example.target.tool_calls]
     words = WORD.findall(" ".join([*texts, *map(str, calls), *target, example.target.response or ""]).lower())
     shingles = {" ".join(words[i : i + SHINGLE]).encode() for i in range(max(1, len(words) - SHINGLE + 1))}
-    minhash = import_datasketch().MinHash(num_perm=PERMUTATIONS)
+    minhash = import_datasketch().MinHash(num_perm=PERMUTATIONS, scheme=SCHEME)
     minhash.update_batch(shingles)
     return Signature((len(example.messages), *(call.name for call in example.target.tool_calls)), minhash.hashvalues)
 
@@ -48,7 +49,7 @@ class NearDuplicates:
 
     def is_new(self, signature: Signature) -> bool:
         """Whether nothing before was nearly the same; then it is kept to be compared with."""
-        minhash = self._make(num_perm=PERMUTATIONS, hashvalues=signature.values)
+        minhash = self._make(num_perm=PERMUTATIONS, hashvalues=signature.values, scheme=SCHEME)
         for place in self._index.query(minhash):
             other = self._kept[place]
             if other.kind == signature.kind and (other.values == signature.values).mean() >= THRESHOLD:
