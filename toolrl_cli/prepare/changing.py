@@ -22,7 +22,7 @@ Edit = Callable[[Example, random.Random], Example]
 
 def change(examples: Sequence[Example], changes: Changes, seed: int, counts: Counter[str]) -> list[Example]:
     """The examples of a row after the changes, which are counted by name."""
-    edits = list(edits_of(changes))
+    edits = [edit for edit in edits_of(changes) if edit[1]]
     kept = examples[-1:] if changes.last_step else examples
     if len(kept) < len(examples):
         counts["earlier step left out"] += len(examples) - len(kept)

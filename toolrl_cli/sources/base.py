@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import marshal
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from toolrl_cli.errors import DataError
-from toolrl_cli.jsonl import dump_json, load_json
+from toolrl_cli.jsonl import load_json
 from toolrl_cli.records import Example, Json, ToolCall, expect
 from toolrl_cli.sources.schemas import parameters_schema
 
@@ -98,8 +100,27 @@ def mend_json(text: str, kind: str) -> Any:
 
 def read_tools(raw: object) -> tuple[Json, ...]:
     """A list of tools, or JSON text of one, as OpenAI tool objects without exact repetitions."""
-    tools = map(read_tool, expect(decode_text(raw, "tools not JSON"), list, "tools"))
-    return tuple({dump_json(tool): tool for tool in tools}.values())
+    tools = map(read_known_tool, expect(decode_text(raw, "tools not JSON"), list, "tools"))
+    return tuple({freeze(tool): tool for tool in tools}.values())
+
+
+def freeze(value: object) -> bytes:
+    """Bytes that are equal for equal decoded JSON, fast; raise `RowError` where it is nested some thousand deep."""
+    try:
+        return marshal.dumps(value, 2)
+    except ValueError as error:
+        raise RowError("nested too deeply") from error
+
+
+def read_known_tool(raw: object) -> Json:
+    """`read_tool`, remembered, since rows repeat their tools; the result is shared and must not be changed."""
+    return read_frozen_tool(freeze(raw))
+
+
+@lru_cache(maxsize=4096)
+def read_frozen_tool(raw: bytes) -> Json:
+    """A tool from its frozen form."""
+    return read_tool(marshal.loads(raw))
 
 
 def read_tool(raw: object) -> Json:

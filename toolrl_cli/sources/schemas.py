@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from toolrl_cli.errors import DataError
@@ -110,6 +111,12 @@ def read_type(words: object) -> tuple[Json, bool]:
         return ({"type": words} if WORDS.keys() >= set(words) else union(read_type(word)[0] for word in words)), False
     if not isinstance(words, str):
         return ({} if words is None else {"type": words}), False
+    return read_type_name(words)
+
+
+@lru_cache(maxsize=4096)
+def read_type_name(words: str) -> tuple[Json, bool]:
+    """`read_type` of a text, remembered; the schema is shared and must not be changed."""
     parts = [part.strip() for part in split_top(ALTERNATIVE.sub("|", DEFAULT.sub(",optional", words)), ",|")]
     kinds = [part for part in parts if part.lower() != "optional"]
     optional = len(kinds) < len(parts) or any(kind.lower().startswith("optional[") for kind in kinds)

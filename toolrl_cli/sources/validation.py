@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,8 @@ from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from toolrl_cli.jsonl import dump_json, load_json
 from toolrl_cli.records import Example, Json, ToolCall
-from toolrl_cli.sources.base import RowError, shorten
+from toolrl_cli.sources.base import RowError, freeze, shorten
 
 MAX_FINDINGS = 10
 NESTING_RESERVE = 200
@@ -89,7 +89,7 @@ def check_call(call: ToolCall, tools: Sequence[Json]) -> list[Finding]:
 def check_arguments(call: ToolCall, schema: Json) -> list[Finding]:
     """Every way, up to ten, in which the arguments do not fit a schema; a schema that is none is one finding."""
     try:
-        validator = build_validator(dump_json(schema))
+        validator = build_validator(freeze(schema))
         errors = list(islice(validator.iter_errors(call.arguments), MAX_FINDINGS))
     except SchemaError as error:
         return [Finding("broken schema", f"{shorten(call.name)}: {shorten(error.message)}")]
@@ -128,13 +128,13 @@ def shorten_value(error: ValidationError) -> str:
 
 
 @lru_cache(maxsize=4096)
-def build_validator(schema: str) -> Draft202012Validator:
-    """A validator of a schema given as JSON text, kept for the next call of the same tool.
+def build_validator(schema: bytes) -> Draft202012Validator:
+    """A validator of a frozen schema, kept for the next call of the same tool.
 
     Raises:
         SchemaError: it is no JSON Schema (draft 2020-12).
     """
-    decoded = load_json(schema)
+    decoded = marshal.loads(schema)
     Draft202012Validator.check_schema(decoded, format_checker=FormatChecker(formats=()))
     checker: Draft202012Validator = Checker(decoded, registry=Registry())
     return checker
