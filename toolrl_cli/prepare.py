@@ -237,15 +237,20 @@ def open_inputs(config: PrepareConfig) -> list[Input]:
 
 
 def find_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files to read; a folder stands for all data files in it and below, by name."""
+    """The files to read; a folder stands for all data files in it and below that are not empty, by name."""
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        files = sorted(file for file in path.rglob("*") if file.suffix in DATA_SUFFIXES and file.is_file())
+        files = sorted(file for file in path.rglob("*") if is_data(file))
         if not files:
             raise DataError(f"{path}: no data files in this folder ({', '.join(DATA_SUFFIXES)})")
         yield from files
+
+
+def is_data(path: Path) -> bool:
+    """Whether a path in a folder is a file of rows, by its name; an empty file holds none."""
+    return path.suffix in DATA_SUFFIXES and path.is_file() and path.stat().st_size > 0
 
 
 def open_input(path: Path, forced: Source | None, tools: Path | None, taken: set[str]) -> Input:
