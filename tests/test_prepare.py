@@ -13,6 +13,7 @@ import pytest
 from toolrl_cli.errors import ConfigError, DataError, SetupError
 from toolrl_cli.prepare import PrepareConfig, plan, prepare_examples
 from toolrl_cli.records import Json
+from toolrl_cli.sources.registry import SOURCES
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 SAMPLES = Path(__file__).parents[1] / "data_samples"
@@ -221,7 +222,10 @@ class TestRefusals:
             ("\n \n", "rows.jsonl: empty; expected one JSON row a line"),
             ("\nquery: Rome\n", "rows.jsonl:2: not JSON; each line must hold one JSON value"),
             ("[1]\n[2]\n", "rows.jsonl:1: a row must be an object, not a list"),
-            ('{"q": 1, "a": 2}\n', r"rows.jsonl: unknown row format \(keys: q, a\); pass --from with one of examples"),
+            (
+                '{"q": 1, "a": 2}\n',
+                r"rows.jsonl: unknown row format \(keys: q, a\); pass --from with one of .*examples",
+            ),
             (f"{json.dumps(GOOD)}\n{json.dumps(CHAT)}\n", "rows.jsonl: holds rows of xlam and openai"),
             (
                 json.dumps({**GOOD, "query": ""}),
@@ -239,7 +243,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "why"),
         [
-            ("{}", "unknown row format (keys: none); pass --from with one of examples, "),
+            ("{}", f"unknown row format (keys: none); pass --from with one of {', '.join(SOURCES)}"),
             (json.dumps({"a": {}}, indent=1), "holds one JSON object; expected an array of rows, or one row a line"),
             (json.dumps(GOOD, indent=1), "holds one JSON object; expected an array of rows, or one row a line"),
         ],
