@@ -227,7 +227,10 @@ class TestRefusals:
             ("\n \n", "rows.jsonl: empty; expected one JSON row a line"),
             ("\nquery: Rome\n", "rows.jsonl:2: not JSON; each line must hold one JSON value"),
             ("[1]\n[2]\n", "rows.jsonl:1: a row must be an object, not a list"),
-            ('{"q": 1, "a": 2}\n', r"rows.jsonl: unknown row format \(keys: q, a\); pass --from with one of examples"),
+            (
+                '{"q": 1, "a": 2}\n',
+                r"rows.jsonl: unknown row format \(keys: q, a\); pass --from with one of .*examples",
+            ),
             (f"{json.dumps(GOOD)}\n{json.dumps(CHAT)}\n", "rows.jsonl: holds rows of xlam and openai"),
             (
                 json.dumps({**GOOD, "query": ""}),

@@ -128,7 +128,8 @@ def test_a_csv_with_a_short_record(tmp_path: Path) -> None:
 def test_a_folder_stands_for_its_data_files_by_name(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a/z.json", "a/c.csv.gz", "notes.txt", "model.bin"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "empty.jsonl").touch()
     assert list(find_files([tmp_path])) == [tmp_path / "a/c.csv.gz", tmp_path / "a/z.json", tmp_path / "b.jsonl"]
 
 

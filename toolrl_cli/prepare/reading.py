@@ -62,7 +62,7 @@ def decode_line(number: int, text: bytes) -> Line:
 
 
 def find_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files to read; a folder stands for all data files in it and below, by name.
+    """The files to read; a folder stands for all data files in it and below that are not empty, by name.
 
     Raises:
         DataError: a folder holds none.
@@ -71,10 +71,15 @@ def find_files(paths: Iterable[Path]) -> Iterator[Path]:
         if is_hub(path) or not path.is_dir():
             yield path
             continue
-        files = sorted(file for file in path.rglob("*") if data_suffix(file) in SUFFIXES and file.is_file())
+        files = sorted(file for file in path.rglob("*") if data_suffix(file) in SUFFIXES and holds_bytes(file))
         if not files:
             raise DataError(f"{path}: no data files in this folder ({', '.join(SUFFIXES)})")
         yield from files
+
+
+def holds_bytes(path: Path) -> bool:
+    """Whether a path is a file with something in it."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def data_suffix(path: Path) -> str:
