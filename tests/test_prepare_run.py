@@ -17,7 +17,11 @@ from toolrl_cli.errors import ConfigError
 from toolrl_cli.prepare import Changes, Choice, PrepareConfig, prepare_examples, reading, spool
 from toolrl_cli.records import Json
 
-TOOL = {"name": "weather", "description": "Now.", "parameters": {"city": {"type": "str"}, "days": {"type": "int, optional"}}}
+TOOL = {
+    "name": "weather",
+    "description": "Now.",
+    "parameters": {"city": {"type": "str"}, "days": {"type": "int, optional"}},
+}
 
 
 def row(number: int, **arguments: Any) -> Json:

@@ -111,12 +111,13 @@ def read_type(words: object) -> tuple[Json, bool]:
         return ({"type": words} if WORDS.keys() >= set(words) else union(read_type(word)[0] for word in words)), False
     if not isinstance(words, str):
         return ({} if words is None else {"type": words}), False
-    return read_type_name(words)
+    schema, optional = read_type_name(words)
+    return dict(schema), optional
 
 
 @lru_cache(maxsize=4096)
 def read_type_name(words: str) -> tuple[Json, bool]:
-    """`read_type` of a text, remembered; the schema is shared and must not be changed."""
+    """`read_type` of a text, remembered."""
     parts = [part.strip() for part in split_top(ALTERNATIVE.sub("|", DEFAULT.sub(",optional", words)), ",|")]
     kinds = [part for part in parts if part.lower() != "optional"]
     optional = len(kinds) < len(parts) or any(kind.lower().startswith("optional[") for kind in kinds)
