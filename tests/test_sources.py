@@ -386,7 +386,7 @@ class TestRegistry:
             detect_source([QUERY, CHAT])
 
     def test_an_unknown_name_lists_the_known(self) -> None:
-        with pytest.raises(ConfigError, match="unknown source 'xlan'; choose from .*examples, .*xlam"):
+        with pytest.raises(ConfigError, match=r"unknown source 'xlan'; choose from .*examples, .*xlam"):
             find_source("xlan")
 
 

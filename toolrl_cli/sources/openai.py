@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from toolrl_cli.records import Example, Json, Target, expect, expect_optional_text
 from toolrl_cli.sources.base import RowError, Source, other_fields, read_call, read_tools, shorten
 
@@ -31,10 +33,16 @@ class OpenaiSource(Source):
         messages = read_messages(row.get("messages"))
         tools = read_tools(row.get("tools") or row.get("functions") or [])
         meta = other_fields(row, "messages", "tools", "functions")
-        return [
-            Example(f"{row_id}-{step}", self.name, tools, messages[:i], read_target(messages[i]), meta)
-            for step, i in enumerate(find_steps(messages), start=1)
-        ]
+        return step_examples(Example(row_id, self.name, tools, messages, Target(), meta))
+
+
+def step_examples(dialogue: Example) -> list[Example]:
+    """One example for each assistant step of a dialogue; its own target is not looked at."""
+    messages = dialogue.messages
+    return [
+        replace(dialogue, id=f"{dialogue.id}-{step}", messages=messages[:i], target=read_target(messages[i]))
+        for step, i in enumerate(find_steps(messages), start=1)
+    ]
 
 
 def find_steps(messages: tuple[Json, ...]) -> list[int]:
