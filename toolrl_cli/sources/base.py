@@ -61,6 +61,7 @@ class Source(ABC):
 
 REPAIRS: ContextVar[list[str] | None] = ContextVar("REPAIRS", default=None)
 """What was repaired in the row at hand; None where nothing may be."""
+MAX_MENDED = 100_000
 
 
 def note_repair(what: str) -> bool:
@@ -89,10 +90,18 @@ def decode_text(value: object, kind: str) -> Any:
 
 
 def mend_json(text: str, kind: str) -> Any:
-    """Broken JSON as the `json_repair` library reads it; raise `RowError` when nothing but text is left of it."""
+    """Broken JSON as the `json_repair` library reads it; raise `RowError` when nothing but text is left of it.
+
+    Texts of over 100,000 characters are not tried, which may take the library minutes.
+    """
     from json_repair import repair_json
 
-    value = repair_json(text, return_objects=True, skip_json_loads=True)
+    if len(text) > MAX_MENDED:
+        raise RowError(kind, f"too long to mend: {shorten(text)}")
+    try:
+        value = repair_json(text, return_objects=True, skip_json_loads=True)
+    except (ValueError, RecursionError) as error:
+        raise RowError(kind, shorten(text)) from error
     if not isinstance(value, dict | list) or not value:
         raise RowError(kind, shorten(text))
     return value

@@ -13,7 +13,7 @@ from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example, Json, Target, expect, expect_each
 from toolrl_cli.sources.base import RowError, Source, other_fields, read_call, read_tool
 from toolrl_cli.sources.catalogues import find_catalogue
-from toolrl_cli.sources.literals import read_literal
+from toolrl_cli.sources.python_literals import read_literal
 
 CATALOGUE = "tool.jsonl"
 CANDIDATES = 10
