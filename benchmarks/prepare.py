@@ -48,9 +48,8 @@ def main() -> None:
         print(f"datasets.map    {statistics.median(mapped):>8,.0f} rows/s")
         print(f"ratio           {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         seconds, peak = measure_process(rows, options.workers)
-        print(
-            f"{options.rows:,} rows, {options.workers} workers: {options.rows / seconds:,.0f} rows/s, peak {peak:,} MB a process"
-        )
+        speed = f"{options.rows / seconds:,.0f} rows/s, peak {peak:,} MB a process"
+        print(f"{options.rows:,} rows, {options.workers} workers: {speed}")
 
 
 def write_rows(path: Path, count: int) -> None:

@@ -289,6 +289,7 @@ class TestPrepare:
                 "examples": 1363,
                 "rejected": 0,
                 "reasons": {},
+                "repairs": {},
                 "warnings": {"unknown argument": 275, "missing argument": 267, "wrong type": 36, "undeclared tool": 1},
             }
         }

@@ -362,4 +362,4 @@ class TestReleasedRows:
         counts, examples = self.prepare(tmp_path, "repair")
         assert "arguments not JSON" not in counts["reasons"]
         repaired = [example for example in examples if "repairs" in example["meta"]]
-        assert len(repaired) == counts["converted"] - 165 == 20
+        assert len(repaired) == counts["converted"] - 165 == 23

@@ -14,7 +14,7 @@ from toolrl_cli.prepare.converting import Input, Piece, not_object
 from toolrl_cli.prepare.reading import Chunk, data_stem, find_files, is_hub, read_chunks
 from toolrl_cli.records import Json
 from toolrl_cli.sources.base import Source
-from toolrl_cli.sources.registry import detect_source, find_source
+from toolrl_cli.sources.registry import CATALOGUES, detect_source, find_source
 
 DETECTION_ROWS = 20
 DETECTION_LINES = 1000
@@ -45,7 +45,7 @@ def open_inputs(config: PrepareConfig) -> list[OpenInput]:
     forced = find_source(config.source) if config.source else None
     inputs: list[OpenInput] = []
     taken: set[str] = set()
-    for path in find_files(config.inputs):
+    for path in find_files(config.inputs, CATALOGUES):
         inputs.append(open_input(path, forced, config, taken))
         taken.add(inputs[-1].item.label)
     return inputs

@@ -10,7 +10,7 @@ import re
 import sys
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -61,8 +61,10 @@ def decode_line(number: int, text: bytes) -> Line:
         return Line(number, error=explain_json_error(error), raw=text)
 
 
-def find_files(paths: Iterable[Path]) -> Iterator[Path]:
+def find_files(paths: Iterable[Path], leave_out: Container[str] = ()) -> Iterator[Path]:
     """The files to read; a folder stands for all data files in it and below that are not empty, by name.
+
+    Files of the names `leave_out` in a folder are no data.
 
     Raises:
         DataError: a folder holds none.
@@ -71,7 +73,8 @@ def find_files(paths: Iterable[Path]) -> Iterator[Path]:
         if is_hub(path) or not path.is_dir():
             yield path
             continue
-        files = sorted(file for file in path.rglob("*") if data_suffix(file) in SUFFIXES and holds_bytes(file))
+        found = (file for file in path.rglob("*") if data_suffix(file) in SUFFIXES and holds_bytes(file))
+        files = sorted(file for file in found if file.name not in leave_out)
         if not files:
             raise DataError(f"{path}: no data files in this folder ({', '.join(SUFFIXES)})")
         yield from files

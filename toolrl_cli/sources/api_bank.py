@@ -15,8 +15,8 @@ from toolrl_cli.jsonl import dump_json, open_text
 from toolrl_cli.records import Example, Json, expect, expect_each
 from toolrl_cli.sources.base import RowError, Source, other_fields, read_tool, shorten
 from toolrl_cli.sources.catalogues import find_catalogue
-from toolrl_cli.sources.python_literals import as_json, literal_errors, read_assignments
 from toolrl_cli.sources.openai import OpenaiSource
+from toolrl_cli.sources.python_literals import as_json, literal_errors, read_assignments
 
 CATALOGUE, FOLDERS_ABOVE = "all_apis.csv", 3
 NAME_COLUMN, INFO_COLUMN = "类名", "api_info"
@@ -39,6 +39,7 @@ class ApiBankSource(Source):
     """
 
     name = "api-bank"
+    catalogue = CATALOGUE
     strict = False
     whole_file = True
 

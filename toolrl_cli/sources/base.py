@@ -33,6 +33,8 @@ class Source(ABC):
     """Whether a call that contradicts its tool's schema rejects the row, or is only noted in `meta.warnings`."""
     whole_file: ClassVar[bool] = False
     """Whether the lines of a file are one row, which comes as `{"lines": [...]}`."""
+    catalogue: ClassVar[str | None] = None
+    """The name of a file of tools that lies beside the data and is none."""
     keeps_ids: ClassVar[bool] = False
     """Whether examples keep the ids of their rows, which may repeat."""
     covers: ClassVar[tuple[str, ...]] = ()
@@ -113,7 +115,7 @@ def read_tools(raw: object) -> tuple[Json, ...]:
     return tuple({freeze(tool): tool for tool in tools}.values())
 
 
-def freeze(value: object) -> bytes:
+def freeze(value: Any) -> bytes:
     """Bytes that are equal for equal decoded JSON, fast; raise `RowError` where it is nested some thousand deep."""
     try:
         return marshal.dumps(value, 2)

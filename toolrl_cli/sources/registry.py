@@ -21,6 +21,7 @@ def load_sources() -> dict[str, Source]:
 
 
 SOURCES = load_sources()
+CATALOGUES = {source.catalogue for source in SOURCES.values() if source.catalogue}
 
 
 def find_source(name: str) -> Source:

@@ -46,6 +46,7 @@ class SealtoolsSource(Source):
     """
 
     name = "sealtools"
+    catalogue = CATALOGUE
     strict = False
 
     def __init__(self, path: Path = Path(CATALOGUE), tools: Path | None = None) -> None:
