@@ -88,7 +88,10 @@ class TestToolrl:
         row = {"instruction": INSTRUCTION, "input": HISTORY, "output": OUTPUT, "level": 3}
         goals = {
             "type": "object",
-            "properties": {"team": {"type": "string"}, "year": {"type": "number", "default": 2024}},
+            "properties": {
+                "team": {"type": "string", "x-type": "str"},
+                "year": {"type": "number", "default": 2024, "x-type": "float"},
+            },
             "required": ["team"],
         }
         nothing: Json = {"type": "object", "properties": {}, "required": []}
@@ -386,7 +389,7 @@ class TestRegistry:
             detect_source([QUERY, CHAT])
 
     def test_an_unknown_name_lists_the_known(self) -> None:
-        with pytest.raises(ConfigError, match="unknown source 'xlan'; choose from .*examples, .*xlam"):
+        with pytest.raises(ConfigError, match=r"unknown source 'xlan'; choose from .*examples, .*xlam"):
             find_source("xlan")
 
 
