@@ -183,6 +183,7 @@ LLAMA3_GOLD = [
     (Target(), ""),
     (Target(None, (), "Hi\n there"), "Hi\n there"),
     (Target(None, (), '{"sum": 3}'), '{"sum": 3}'),
+    (Target(None, (), '{"@type": "Item", "by": {"name": "Ada"}}'), '{"@type": "Item", "by": {"name": "Ada"}}'),
     (Target(None, (F_OF_1,)), '{"name": "f", "parameters": {"a": 1}}'),
     (
         Target(None, (F_OF_1, ToolCall("g", {"b": "; é"}))),

@@ -49,7 +49,7 @@ class Llama3Format(NativeFormat):
     def parse_tool_calls(self, text: str) -> list[PredictedCall]:
         """The calls of a completion that is nothing else: objects, or lists of them, with `;` or `,` between them.
 
-        JSON without any name is a response that happens to be JSON.
+        JSON in which no value has a name of its own is a response that happens to be JSON.
 
         Raises:
             FormatError: it starts as JSON with a name in it, and is not calls alone.
@@ -57,7 +57,10 @@ class Llama3Format(NativeFormat):
         start = PYTHON_TAG.match(text).end()  # type: ignore[union-attr]
         if not STARTS_CALL.match(text, start) or not NAMED.search(text, start):
             return []
-        return [read_call(value, "parameters", text[start : start + 80]) for value in decode_values(text, start)]
+        values = list(decode_values(text, start))
+        if not any(isinstance(value, dict) and "name" in value for value in values):
+            return []
+        return [read_call(value, "parameters", text[start : start + 80]) for value in values]
 
 
 def decode_values(text: str, start: int) -> Iterator[object]:
