@@ -123,7 +123,7 @@ def build_tokenizer() -> Any:
 
     text_format = find_format("toolrl")
     examples = [Example.from_json(raw) for raw in EXAMPLES]
-    texts = [m["content"] for e in examples for m in text_format.render_prompt(e.tools, e.messages)]
+    texts = [m["content"] for e in examples for m in text_format.render_prompt(e.tools, e.messages).messages]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -322,6 +322,8 @@ def test_the_manifest_says_what_was_evaluated(tmp_path: Path) -> None:
         "limit": None,
         "max_new_tokens": 256,
         "batch_size": 8,
+        "format": None,
+        "template": None,
         "allow_mismatch": False,
     }
 

@@ -14,7 +14,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from toolrl_cli.errors import ConfigError, DataError, FormatError
-from toolrl_cli.formats import find_format, toolrl
+from toolrl_cli.formats import FORMATS, find_format, toolrl
+from toolrl_cli.formats.hermes import HermesFormat
+from toolrl_cli.formats.llama3 import Llama3Format
 from toolrl_cli.formats.toolrl import ToolrlFormat
 from toolrl_cli.records import ExtendedCall, Json, PredictedCall, Target, ToolCall
 
@@ -55,7 +57,7 @@ def call(name: str, **arguments: Any) -> Json:
 
 def tool_list(*functions: Json) -> str:
     """What the system message says of these tools, between the opening and the rules."""
-    system: str = FORMAT.render_prompt([tool(**function) for function in functions], [])[0]["content"]
+    system: str = FORMAT.render_prompt([tool(**function) for function in functions], []).messages[0]["content"]
     assert (system[: len(OPENING)], system[-len(RULES) :]) == (OPENING, RULES)
     return system[len(OPENING) : -len(RULES)]
 
@@ -94,7 +96,7 @@ class TestPrompt:
             "<response> Blue sky. </response>\n\n"
             "<user> And {{ tomorrow }}? </user>"
         )
-        assert FORMAT.render_prompt(tools, messages) == [
+        assert FORMAT.render_prompt(tools, messages).messages == [
             {"role": "system", "content": system},
             {"role": "user", "content": history},
         ]
@@ -144,7 +146,7 @@ class TestPrompt:
             {"role": "user", "content": "Hi"},
             {"role": "system", "content": "B."},
         ]
-        system, user = FORMAT.render_prompt([], messages)
+        system, user = FORMAT.render_prompt([], messages).messages
         assert system["content"].endswith(RULES + "\n\nA.\n\nB.")
         assert user["content"] == "**History**\n<user> Hi </user>"
 
@@ -417,7 +419,22 @@ class TestDigest:
 
 
 def test_formats_are_found_by_name() -> None:
-    assert isinstance(find_format("toolrl"), ToolrlFormat)
+    assert [type(find_format(name)) for name in ("toolrl", "hermes", "llama3")] == [
+        ToolrlFormat,
+        HermesFormat,
+        Llama3Format,
+    ]
+    assert len({find_format(name).digest for name in FORMATS}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("hermess", "unknown format 'hermess'; choose from toolrl, hermes, llama3 and native"),
+        ("native", "the native format is that of a model's chat template; name a model, or hermes or llama3"),
+    ],
+)
+def test_a_name_that_is_no_format(name: str, why: str) -> None:
     with pytest.raises(ConfigError) as error:
-        find_format("hermes")
-    assert str(error.value) == "unknown format 'hermes'; choose from toolrl"
+        find_format(name)
+    assert str(error.value) == why

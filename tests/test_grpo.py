@@ -203,7 +203,7 @@ def test_targets_and_tools_cross_without_padding() -> None:
     dataset = grpo_dataset(examples, FORMAT)
     assert [json.loads(row["target"]) for row in dataset] == [row["target"] for row in rows]
     assert [row["id"] for row in dataset] == ["a", "b", "c"]
-    assert [row["prompt"] for row in dataset] == [FORMAT.render_prompt(e.tools, e.messages) for e in examples]
+    assert [row["prompt"] for row in dataset] == [FORMAT.render_prompt(e.tools, e.messages).messages for e in examples]
 
 
 GOOD = '<think> t </think>\n<tool_call>\n{"name": "weather", "parameters": {"city": "Oslo"}}\n</tool_call>'

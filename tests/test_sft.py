@@ -78,6 +78,8 @@ def test_the_run_folder_holds_adapter_tokenizer_and_manifest(trained: Place, tin
             "epochs": 1.0,
             "max_steps": 3,
             "limit": None,
+            "format": None,
+            "template": None,
             "overrides": {},
             "max_length": 2048,
             "base_model": str(tiny_model),
@@ -186,7 +188,7 @@ def test_only_the_completion_carries_loss(
     ]
     wanted = {}
     for e in (Example.from_json(raw) for raw in EXAMPLES):
-        system, user = FORMAT.render_prompt(e.tools, e.messages)
+        system, user = FORMAT.render_prompt(e.tools, e.messages).messages
         dialogue = f"<|im_start|>system\n{system['content']}<|im_end|>\n<|im_start|>user\n{user['content']}<|im_end|>\n"
         wanted[f"{dialogue}<|im_start|>assistant\n"] = f"{FORMAT.render_target(e.target)}<|im_end|>\n"
     assert dict(zip(given, learned, strict=True)) == wanted

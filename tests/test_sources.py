@@ -88,7 +88,10 @@ class TestToolrl:
         row = {"instruction": INSTRUCTION, "input": HISTORY, "output": OUTPUT, "level": 3}
         goals = {
             "type": "object",
-            "properties": {"team": {"type": "string"}, "year": {"type": "number", "default": 2024}},
+            "properties": {
+                "team": {"type": "string", "x-type": "str"},
+                "year": {"type": "number", "default": 2024, "x-type": "float"},
+            },
             "required": ["team"],
         }
         nothing: Json = {"type": "object", "properties": {}, "required": []}

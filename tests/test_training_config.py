@@ -56,6 +56,8 @@ def test_the_manifest_records_what_decides_the_result() -> None:
         "epochs": 1.0,
         "max_steps": None,
         "limit": None,
+        "format": None,
+        "template": None,
         "overrides": {"weight_decay": 0.1},
         "max_length": 2048,
     }

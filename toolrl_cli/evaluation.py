@@ -17,14 +17,15 @@ from toolrl_cli.benches.bfcl.categories import choose_categories
 from toolrl_cli.benches.examples import ExamplesBench
 from toolrl_cli.benches.stats import Interval, wilson
 from toolrl_cli.errors import ConfigError, DataError
-from toolrl_cli.formats import find_format
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Engine, Prompt
 from toolrl_cli.inference.predictions import RecordedEngine, read_predictions
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, dump_json, read_records, write_json
 from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Completion, Json
-from toolrl_cli.rewards import find_reward
+from toolrl_cli.rewards import find_reward, require_readable
+from toolrl_cli.training.config import FormatName
+from toolrl_cli.training.text_format import choose_format
 
 BENCHES = ("bfcl", "examples")
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
@@ -52,7 +53,8 @@ class EvalConfig:
 
     Either `model` (a name, a folder or a run of toolrl) or `predictions` (a JSONL file) is the
     source of completions; `data` and `reward` belong to the examples bench, `categories` and
-    `bfcl_wheel` to bfcl. `max_new_tokens` is the longest completion in tokens, `limit` the number
+    `bfcl_wheel` to bfcl. Without a `format` it is that of the model's training, else toolrl, which
+    `template`, a Jinja file, words. `max_new_tokens` is the longest completion in tokens, `limit` the number
     of entries.
 
     Raises:
@@ -70,6 +72,8 @@ class EvalConfig:
     limit: int | None = None
     max_new_tokens: int = 256
     batch_size: int = 8
+    format: FormatName | None = None
+    template: Path | None = None
     seed: int = 0
     allow_mismatch: bool = False
     resume: bool = False
@@ -130,8 +134,8 @@ def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Prog
         DataError: a file cannot be read.
         SetupError: the model, the wheel or the training extra is missing.
     """
-    manifest = plan(config)
-    text_format = find_format(manifest.format)
+    text_format = settle_format(config)
+    manifest = describe_run(config, text_format)
     with open_bench(config, text_format) as bench:
         entries = bench.entries()
         notes: tuple[str, ...] = ()
@@ -165,7 +169,11 @@ def plan(config: EvalConfig) -> Manifest:
         ConfigError: the model was trained on another prompt format, or the reward is unknown.
         DataError: a file is missing.
     """
-    text_format = choose_format(config)
+    return describe_run(config, settle_format(config))
+
+
+def describe_run(config: EvalConfig, text_format: TextFormat) -> Manifest:
+    """The manifest of an evaluation in a text format; raise as `plan`."""
     hashes = {"format": text_format.digest}
     left_out = {"output", "seed", "bfcl_wheel", "resume", "overwrite"}
     if config.bench == "bfcl":
@@ -182,22 +190,23 @@ def plan(config: EvalConfig) -> Manifest:
     )
 
 
-def choose_format(config: EvalConfig) -> TextFormat:
-    """The text format the model was trained on, the default one for a model that is no run of toolrl.
+def settle_format(config: EvalConfig) -> TextFormat:
+    """The text format of an evaluation, by default that of the model's training.
 
     Raises:
-        ConfigError: the format has changed since the training.
+        ConfigError: the model was trained in another one, or rewards do not read it.
     """
+    text_format = choose_format(config.model, config.format, config.template)
+    if config.data is not None:
+        require_readable(text_format)
     folder = Path(config.model or "")
     if config.model is None or not (folder / FILE_NAME).is_file():
-        return find_format("toolrl")
-    run = read_manifest(folder)
-    text_format = find_format(run.format)
-    trained = run.hashes.get("format", text_format.digest)
+        return text_format
+    trained = read_manifest(folder).hashes.get("format", text_format.digest)
     if trained != text_format.digest and not config.allow_mismatch:
         raise ConfigError(
             f"{folder}: trained with prompt format {trained}, evaluated with {text_format.digest}; "
-            "use the toolrl version of the training, or --allow-mismatch"
+            "leave out --format and --template, use the toolrl version of the training, or --allow-mismatch"
         )
     return text_format
 
@@ -259,11 +268,12 @@ def to_prompt(entry: Entry, text_format: TextFormat) -> Prompt:
         DataError: its tools or messages are not of OpenAI's form.
     """
     try:
-        return Prompt(entry.id, tuple(text_format.render_prompt(entry.tools, entry.messages)))
+        messages, tools = text_format.render_prompt(entry.tools, entry.messages)
     except (DataError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{entry.id}: its tools or messages cannot be rendered ({error!r}); prepare it again"
         ) from error
+    return Prompt(entry.id, tuple(messages), None if tools is None else tuple(tools))
 
 
 def run(
@@ -307,11 +317,17 @@ def grade(bench: Bench, request: Request, completion: Completion | None, text_fo
         error_type=verdict.error_type,
         error=verdict.error,
         truncated=answer.completion.truncated,
-        prompt_hash=hashlib.sha256(dump_json(request.prompt.messages).encode()).hexdigest()[:16],
+        prompt_hash=hash_prompt(request.prompt),
         completion=completion.text if completion else None,
         tool_calls=[call.to_json() for call in answer.calls],
         score=verdict.score,
     )
+
+
+def hash_prompt(prompt: Prompt) -> str:
+    """What tells whether two evaluations asked the same."""
+    given = prompt.messages if prompt.tools is None else [prompt.messages, prompt.tools]
+    return hashlib.sha256(dump_json(given).encode()).hexdigest()[:16]
 
 
 def summarize(bench: Bench, results: Sequence[Result], source: str, seed: int, notes: tuple[str, ...]) -> Summary:

@@ -31,6 +31,8 @@ def evaluate(
     limit: options.Limit = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts generated together.")] = 8,
+    format: options.Format = None,
+    template: options.Template = None,
     seed: options.Seed = 0,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Evaluate also when the prompt format is not the training's.")
@@ -50,7 +52,8 @@ def evaluate(
     settings = evaluation.EvalConfig(
         bench=bench, output=output, model=model, predictions=predictions, data=data, reward=reward,
         categories=tuple(category or ()), bfcl_wheel=bfcl_wheel, limit=limit, max_new_tokens=max_new_tokens,
-        batch_size=batch_size, seed=seed, allow_mismatch=allow_mismatch, resume=resume, overwrite=overwrite,
+        batch_size=batch_size, format=format, template=template, seed=seed, allow_mismatch=allow_mismatch,
+        resume=resume, overwrite=overwrite,
     )  # fmt: skip
     if dry_run:
         return console.print_record("plan", asdict(evaluation.plan(settings)), as_json=as_json)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 import typer
 
 from toolrl_cli.errors import ConfigError, nearest
+from toolrl_cli.training.config import FormatName
 
 C = TypeVar("C")
 
@@ -71,6 +72,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run in the same output folder.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")]
 Step = Annotated[int, typer.Option("--step", min=0, max=10**12, help="Training step that schedules read.")]
+Format = Annotated[
+    FormatName | None, typer.Option("--format", help="Text format (else that of the model's run, else toolrl).")
+]
+Template = Annotated[
+    Path | None, typer.Option("--template", readable=False, help="Jinja file that words the toolrl format.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only this many examples.")]
 RewardName = Annotated[str, typer.Option("--reward", help="Preset, .yaml file of a reward spec, or module:function.")]
 MatchingName = Annotated[

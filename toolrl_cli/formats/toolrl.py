@@ -9,17 +9,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from importlib.resources import files
 
-import jinja2
 import msgspec
 
 from toolrl_cli.errors import DataError, FormatError
-from toolrl_cli.jsonl import load_json
-from toolrl_cli.records import ExtendedCall, Json, PredictedCall, Target, ToolCall, expect_optional_text
+from toolrl_cli.formats.base import ChatPrompt, hash_wording
+from toolrl_cli.formats.calls import decode_call, gold_call
+from toolrl_cli.formats.wording import Wording
+from toolrl_cli.records import Json, PredictedCall, Target, ToolCall, expect_optional_text
 
 OPEN_CALLS, CLOSE_CALLS = "<tool_call>", "</tool_call>"
 HISTORY_HEADING = "**History**"
@@ -30,24 +30,35 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 class ToolrlFormat:
-    """The paper's text format, worded by `templates/toolrl.jinja`."""
+    """The paper's text format, worded by a Jinja template: the text of one, or else `templates/toolrl.jinja`.
+
+    The template writes the system message from `tools` (see `tools.describe_tool`), and may set
+    `history_heading`, the line that opens the user message.
+
+    Raises:
+        ConfigError: the template cannot be rendered.
+    """
 
     name = "toolrl"
 
-    def __init__(self) -> None:
-        source = files("toolrl_cli.formats").joinpath("templates/toolrl.jinja").read_text("utf-8")
-        self._template = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(source)
-        wording = "\0".join((source, HISTORY_HEADING, CALL_THOUGHT, REPLY_THOUGHT))
-        self.digest = hashlib.sha256(wording.encode()).hexdigest()[:16]
+    def __init__(self, template: str | None = None) -> None:
+        self.template = template
+        if template is None:
+            template = files("toolrl_cli.formats").joinpath("templates/toolrl.jinja").read_text("utf-8")
+        self._wording = Wording(template)
+        self._heading = self._wording.read("history_heading", HISTORY_HEADING)
+        self.digest = hash_wording(template, HISTORY_HEADING, CALL_THOUGHT, REPLY_THOUGHT)
 
-    def render_prompt(self, tools: Sequence[Json], messages: Sequence[Json]) -> list[Json]:
+    def render_prompt(self, tools: Sequence[Json], messages: Sequence[Json]) -> ChatPrompt:
         """A system message with the tools and the rules, and one user message with the history."""
-        system = self._template.render(tools=[describe_tool(tool["function"]) for tool in tools])
+        system = self._wording.render([tool["function"] for tool in tools])
         own = [message["content"] for message in messages if message["role"] == "system" and message.get("content")]
-        return [
-            {"role": "system", "content": "\n\n".join([system, *own])},
-            {"role": "user", "content": self.render_history(messages)},
-        ]
+        return ChatPrompt(
+            [
+                {"role": "system", "content": "\n\n".join([system, *own])},
+                {"role": "user", "content": self.render_history(messages)},
+            ]
+        )
 
     def render_history(self, messages: Sequence[Json]) -> str:
         """The dialogue so far under its heading; a tool's result follows its call without a blank line.
@@ -55,11 +66,11 @@ class ToolrlFormat:
         Raises:
             DataError: a role is unknown or a content is no text.
         """
-        text = HISTORY_HEADING
+        text = self._heading
         for message in messages:
             role, content = message["role"], expect_optional_text(message, "content") or ""
             if role == "user":
-                between = "\n" if text == HISTORY_HEADING else "\n\n"
+                between = ("\n" if text else "") if text == self._heading else "\n\n"
                 text += f"{between}<user> {content} </user>"
             elif role == "tool":
                 text += f"\n<obs> {content} </obs>"
@@ -94,7 +105,7 @@ class ToolrlFormat:
         thought, calls, response = split_blocks(text.strip())
         return Target(
             thought=unpad(thought),
-            tool_calls=tuple(gold_call(call) for call in parse_call_lines(calls)),
+            tool_calls=tuple(gold_call(call, "parameters") for call in parse_call_lines(calls)),
             response=None if response is None else unpad(response),
         )
 
@@ -166,13 +177,6 @@ def response_from(text: str, start: int) -> str:
     return text[start + len("\n<response>") : -len("</response>")]
 
 
-def gold_call(call: PredictedCall) -> ToolCall:
-    """A call that is fit to be gold; raise `FormatError` when its name or parameters are of another type."""
-    if not isinstance(call.name, str) or not isinstance(call.arguments, dict):
-        raise FormatError('a call needs a "name" string and a "parameters" object')
-    return ToolCall(call.name, call.arguments)
-
-
 def parse_call_lines(block: str) -> list[PredictedCall]:
     """One call a line, blank lines left out; raise `FormatError` as `parse_call`."""
     return [parse_call(line) for line in block.split("\n") if line.strip()]
@@ -183,19 +187,7 @@ def parse_call(line: str) -> PredictedCall:
     try:
         return DECODER.decode(line)
     except UNREADABLE:
-        return parse_unusual_call(line)
-
-
-def parse_unusual_call(line: str) -> PredictedCall:
-    """`parse_call` for what is no such object, has other fields, or holds what only Python decodes."""
-    try:
-        call = load_json(line)
-    except ValueError as error:
-        raise FormatError(f"call is not JSON: {line[:80]!r}") from error
-    if not isinstance(call, dict) or "name" not in call:
-        raise FormatError(f'call is no object with a "name": {line[:80]!r}')
-    kind = ExtendedCall if call.keys() - {"name", "parameters"} else PredictedCall
-    return kind(call["name"], call.get("parameters"))
+        return decode_call(line, "parameters")
 
 
 def target_of(message: Json) -> Target:
@@ -203,20 +195,6 @@ def target_of(message: Json) -> Target:
     calls = tuple(ToolCall.from_json(call["function"]) for call in message.get("tool_calls") or [])
     response = message.get("content")
     return Target(message.get("reasoning_content"), calls, response if response or not calls else None)
-
-
-def describe_tool(function: Json) -> Json:
-    """What the template shows of a tool: `name`, `description`, and `parameters` as one line of JSON."""
-    schema = function.get("parameters") or {}
-    if schema.get("type") == "object":
-        properties, required = schema.get("properties") or {}, schema.get("required") or []
-        optional = [name for name in properties if name not in required]
-    else:
-        properties, optional = schema, []
-    parameters = json.dumps(properties, ensure_ascii=False)
-    if optional:
-        parameters += f" (optional: {', '.join(optional)})"
-    return {"name": function["name"], "description": function.get("description") or "", "parameters": parameters}
 
 
 def unpad(text: str) -> str:

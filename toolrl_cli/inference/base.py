@@ -11,10 +11,14 @@ from toolrl_cli.records import Completion, Json
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request to an engine: the id of its entry and the rendered chat messages."""
+    """One request to an engine: the id of its entry, and what the tokenizer's chat template is given.
+
+    `tools` is None where the messages hold them already.
+    """
 
     id: str
     messages: tuple[Json, ...]
+    tools: tuple[Json, ...] | None = None
 
 
 class Engine(Protocol):

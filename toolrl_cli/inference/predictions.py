@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from toolrl_cli.errors import DataError
+from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Prompt
 from toolrl_cli.jsonl import read_records
@@ -52,10 +52,13 @@ def read_predictions(path: Path, text_format: TextFormat) -> dict[str, Completio
 
 
 def read_completion(record: Json, text_format: TextFormat) -> Completion:
-    """The completion of one line; raise `DataError` when it has none or two."""
+    """The completion of one line; raise `DataError` when it has none or two, or none the format can express."""
     if ("completion" in record) == ("tool_calls" in record):
         raise DataError('a prediction needs either "completion" or "tool_calls"')
     if "tool_calls" in record:
-        return Completion(text_format.render_target(Target.from_json(record)))
+        try:
+            return Completion(text_format.render_target(Target.from_json(record)))
+        except FormatError as error:
+            raise DataError(str(error)) from error
     truncated = expect(record.get("truncated", False), bool, "truncated")
     return Completion(expect(record["completion"], str, "completion"), truncated)

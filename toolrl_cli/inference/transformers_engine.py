@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
+from toolrl_cli.errors import DataError, first_line
 from toolrl_cli.inference.base import Prompt
-from toolrl_cli.records import Completion
+from toolrl_cli.records import Completion, Json
 
 
 class TransformersEngine:
@@ -27,17 +30,11 @@ class TransformersEngine:
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion]]:
         """Yield each prompt with its completion, the longest prompts first so that memory peaks early."""
-        tokens = {prompt.id: self._tokenize(prompt) for prompt in prompts}
+        tokens = {prompt.id: tokenize_prompt(self._tokenizer, prompt.messages, prompt.tools) for prompt in prompts}
         ordered = sorted(prompts, key=lambda prompt: -len(tokens[prompt.id]))
         for start in range(0, len(ordered), self._batch_size):
             batch = ordered[start : start + self._batch_size]
             yield from zip(batch, self._complete([tokens[prompt.id] for prompt in batch]), strict=True)
-
-    def _tokenize(self, prompt: Prompt) -> list[int]:
-        ids: list[int] = self._tokenizer.apply_chat_template(
-            list(prompt.messages), add_generation_prompt=True, return_dict=True
-        )["input_ids"]
-        return ids
 
     def _complete(self, batch: list[list[int]]) -> list[Completion]:
         import torch
@@ -62,3 +59,18 @@ class TransformersEngine:
         stops = {self._tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])}
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         return Completion(text, truncated=not any(token in stops for token in ids))
+
+
+def tokenize_prompt(tokenizer: Any, messages: Sequence[Json], tools: Sequence[Json] | None) -> list[int]:
+    """The token ids of a prompt, up to where the assistant begins.
+
+    Raises:
+        DataError: the tokenizer's chat template refuses the dialogue.
+    """
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(
+            list(messages), tools=None if tools is None else list(tools), add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+    except TemplateError as error:
+        raise DataError(f"the model's chat template refuses a dialogue: {first_line(error)}") from error
+    return ids

@@ -104,7 +104,8 @@ def read_tool_list(instruction: str) -> Iterator[Json]:
     position = 0
     while match := TOOL.search(instruction, position):
         description, parameters, position = read_description(instruction, match.end(), match["name"])
-        yield read_tool({"name": match["name"], "description": description, "parameters": drop_fillers(parameters)})
+        tool = read_tool({"name": match["name"], "description": description, "parameters": drop_fillers(parameters)})
+        yield keep_type_words(tool, parameters)
 
 
 def read_description(text: str, start: int, name: str) -> tuple[str, object, int]:
@@ -117,7 +118,7 @@ def read_description(text: str, start: int, name: str) -> tuple[str, object, int
             parameters, end = json.JSONDecoder().raw_decode(text, opening.end())
         except ValueError:
             continue
-        return text[start : opening.start()].strip(), parameters, end
+        return text[start : opening.start()].removeprefix(" "), parameters, end
     raise RowError("tools not JSON", f"parameters of {shorten(name)}")
 
 
@@ -129,6 +130,21 @@ def drop_fillers(parameters: object) -> object:
         name: {k: v for k, v in spec.items() if (k, v) != ("default", "")} if isinstance(spec, dict) else spec
         for name, spec in parameters.items()
     }
+
+
+def keep_type_words(tool: Json, parameters: object) -> Json:
+    """The tool with the row's word for a type as `x-type`, where JSON Schema has another."""
+    schema = tool["function"]["parameters"]
+    words = {
+        name: spec["type"]
+        for name, spec in (parameters.items() if isinstance(parameters, dict) else ())
+        if isinstance(spec, dict) and isinstance(spec.get("type"), str) and name in schema["properties"]
+    }
+    properties = {
+        name: spec if words.get(name) in (None, spec.get("type")) else {**spec, "x-type": words[name]}
+        for name, spec in schema["properties"].items()
+    }
+    return {**tool, "function": {**tool["function"], "parameters": {**schema, "properties": properties}}}
 
 
 def split_history(text: str) -> Iterator[str]:

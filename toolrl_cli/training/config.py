@@ -11,6 +11,7 @@ from toolrl_cli.errors import ConfigError
 if TYPE_CHECKING:
     from toolrl_cli.records import Json
 
+FormatName = Literal["toolrl", "hermes", "llama3", "native"]
 MAY_BE_ZERO = ("seed", "beta")
 RUN_FIELDS = ("output", "seed", "save_steps", "resume", "overwrite", "dry_run")
 
@@ -32,6 +33,8 @@ class TrainingConfig:
     save_steps: Annotated[int, "Optimizer steps between checkpoints."] = 20
     limit: Annotated[int | None, "Use only this many examples."] = None
     seed: Annotated[int, "Seed of every random choice."] = 0
+    format: Annotated[FormatName | None, "Text format (else that of the run it starts from, else toolrl)."] = None
+    template: Annotated[Path | None, "Jinja file that words the toolrl format."] = None
     overrides: Annotated[dict[str, Any], "Any argument of the TRL config class, as key=value."] = field(
         default_factory=dict
     )

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import DataError
+from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.inference.transformers_engine import tokenize_prompt
 from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example
 from toolrl_cli.sources.validation import require_unicode
@@ -29,6 +30,9 @@ def read_examples(path: Path, text_format: TextFormat, limit: int | None = None)
         require_unicode(json.dumps(example.to_json(), ensure_ascii=False))
         try:
             text_format.render_prompt(example.tools, example.messages)
+            text_format.render_target(example.target)
+        except FormatError as error:
+            raise DataError(str(error)) from error
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"tools or messages are malformed ({error!r}); run toolrl prepare first") from error
         return example
@@ -54,8 +58,7 @@ def sft_dataset(examples: list[Example], text_format: TextFormat, tokenizer: Any
     end = end_of_turn(tokenizer)
     rows = []
     for example in examples:
-        messages = text_format.render_prompt(example.tools, example.messages)
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        prompt = tokenize_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages))
         text = text_format.render_target(example.target) + end
         target = tokenizer(text, add_special_tokens=False)["input_ids"]
         rows.append({"input_ids": prompt + target, "completion_mask": [0] * len(prompt) + [1] * len(target)})
@@ -79,7 +82,7 @@ def grpo_dataset(examples: list[Example], text_format: TextFormat) -> Dataset:
     return Dataset.from_list(
         [
             {
-                "prompt": text_format.render_prompt(example.tools, example.messages),
+                "prompt": text_format.render_prompt(example.tools, example.messages).messages,
                 "id": example.id,
                 "target": dump_json(example.target.to_json()),
                 "tools": dump_json(list(example.tools)),

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolrl_cli.errors import DataError
-from toolrl_cli.formats import find_format
 from toolrl_cli.plugins.trl import BatchScorer
-from toolrl_cli.rewards import find_reward
+from toolrl_cli.rewards import find_reward, require_readable
 from toolrl_cli.training.arguments import build_arguments
 from toolrl_cli.training.completions import completion_log
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import grpo_dataset, read_examples
 from toolrl_cli.training.models import quiet_libraries
 from toolrl_cli.training.run import COMPLETIONS_FILE, Materials, RunSummary, run_training
+from toolrl_cli.training.text_format import choose_format
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -33,7 +33,8 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
 
     quiet_libraries()
     reward = find_reward(config.reward, matching=config.matching, settings=config.reward_settings)
-    text_format = find_format("toolrl")
+    text_format = choose_format(config.model, config.format, config.template)
+    require_readable(text_format)
     examples = read_examples(config.data, text_format, config.limit)
     prompts = config.batch_size // config.num_generations
     if len(examples) < prompts:

@@ -18,6 +18,7 @@ from toolrl_cli.training.callbacks import MetricsLog, Progress, StopOnInterrupt,
 from toolrl_cli.training.compat import score_labelled_positions_only
 from toolrl_cli.training.config import TrainingConfig
 from toolrl_cli.training.models import ModelSource, load_model, load_tokenizer, resolve_model
+from toolrl_cli.training.text_format import TEMPLATE_FILE
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerState
@@ -84,6 +85,8 @@ def run_training(
         return RunSummary(config.output, manifest, {})
     materials = load_materials(config, source)
     open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
+    if text_format.template is not None:
+        (config.output / TEMPLATE_FILE).write_bytes(text_format.template.encode())
     trainer = construct(build_trainer, materials, config)
     with full_disk_named(config.output):
         train(command, trainer, config.output)
@@ -197,8 +200,8 @@ def load_materials(config: TrainingConfig, source: ModelSource) -> Materials:
 
 
 def refuse_output_over_input(config: TrainingConfig, source: ModelSource) -> None:
-    """Raise `ConfigError` when overwriting the output would delete the data, the model or its base."""
+    """Raise `ConfigError` when overwriting the output would delete the data, the template, the model or its base."""
     output = config.output.resolve()
-    for given in (config.data, Path(config.model), source.base, source.adapter):
+    for given in (config.data, config.template, Path(config.model), source.base, source.adapter):
         if given and given.exists() and (given.resolve() == output or output in given.resolve().parents):
             raise ConfigError(f"{config.output}: the output folder holds the input {given}; choose another output")

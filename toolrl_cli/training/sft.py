@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from toolrl_cli.console import log
 from toolrl_cli.errors import DataError
-from toolrl_cli.formats import find_format
 from toolrl_cli.training.arguments import build_arguments
 from toolrl_cli.training.config import SftConfig
 from toolrl_cli.training.data import read_examples, sft_dataset
 from toolrl_cli.training.models import quiet_libraries
 from toolrl_cli.training.run import Materials, RunSummary, run_training
+from toolrl_cli.training.text_format import choose_format
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,7 +29,7 @@ def train_sft(config: SftConfig) -> RunSummary:
     from trl import SFTConfig, SFTTrainer
 
     quiet_libraries()
-    text_format = find_format("toolrl")
+    text_format = choose_format(config.model, config.format, config.template)
     examples = read_examples(config.data, text_format, config.limit)
     own = {"lr_scheduler_type": "cosine", "max_length": config.max_length, "completion_only_loss": True}
     arguments = build_arguments(SFTConfig, config, own)
