@@ -1,12 +1,15 @@
 """`toolrl prepare`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from toolrl_cli.commands.options import AsJson, ConfigFile, Debug, DryRun, Limit, Overwrite, Seed
+from toolrl_cli.commands.options import AsJson, ConfigFile, Debug, DryRun, Format, Limit, Overwrite, Seed, Template
 from toolrl_cli.console import log, print_json, print_table, print_text, results_to
+
+if TYPE_CHECKING:
+    from toolrl_cli.formats.base import TextFormat
 
 STDOUT = Path("-")
 READING, CHANGING, CHOOSING, LOOKING = "Reading", "Changing examples", "Choosing examples", "Looking at examples"
@@ -127,9 +130,12 @@ def prepare(
         Path | None,
         typer.Option(readable=False, help="With --stats: histograms, as PNG.", rich_help_panel=LOOKING),
     ] = None,
-    text_format: Annotated[
-        str, typer.Option("--format", help="Text format that is shown and counted.", rich_help_panel=LOOKING)
-    ] = "toolrl",
+    text_format: Format = None,
+    template: Template = None,
+    extract_template: Annotated[
+        Path | None,
+        typer.Option(readable=False, help="Write the --template that toolrl rows share.", rich_help_panel=LOOKING),
+    ] = None,
     limit: Limit = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -141,11 +147,17 @@ def prepare(
     """Turn tool-call data into examples. Each assistant step is a line; rejected rows are kept with their reason."""
     from toolrl_cli.prepare import Changes, Choice, PrepareConfig, plan, prepare_examples
     from toolrl_cli.prepare.config import read_mix, read_splits, split_list
+    from toolrl_cli.prepare.templates import write_template
+    from toolrl_cli.training.text_format import choose_format
 
+    if extract_template:
+        count = write_template(inputs, extract_template, overwrite=overwrite)
+        return log(f"{extract_template}: the wording of {count} rows")
     if stats or show:
-        return look(inputs, text_format, show, tokenizer if stats else None, plot, limit, stats=stats, as_json=as_json)
+        wording = choose_format(tokenizer, text_format, template)
+        return look(inputs, wording, show, tokenizer if stats else None, plot, limit, stats=stats, as_json=as_json)
     if output is None:
-        raise typer.BadParameter("needed unless --stats or --show", param_hint="--output")
+        raise typer.BadParameter("needed, unless rows are only looked at", param_hint="--output")
     hub_split, shares = read_splits(split or [])
     settings = PrepareConfig(
         inputs=tuple(inputs),
@@ -169,6 +181,7 @@ def prepare(
             max_prompt_tokens=max_prompt_tokens,
             tokenizer=tokenizer,
             format=text_format,
+            template=template,
             keep_learnable=keep_learnable,
             mix=read_mix(mix),
             split=shares,
@@ -194,7 +207,7 @@ def prepare(
 
 def look(
     inputs: list[Path],
-    text_format: str,
+    wording: TextFormat,
     show: int | None,
     tokenizer: str | None,
     plot: Path | None,
@@ -204,10 +217,8 @@ def look(
     as_json: bool,
 ) -> None:
     """Print what files of examples hold."""
-    from toolrl_cli.formats import find_format
     from toolrl_cli.prepare.statistics import make_counter, read_all, read_statistics, show_example
 
-    wording = find_format(text_format)
     for example in read_all(inputs, show or 0):
         print_text(show_example(example, wording))
     if not stats:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toolrl_cli.errors import ConfigError, DataError
-from toolrl_cli.formats import find_format
 from toolrl_cli.jsonl import cut_lines, load_json, open_atomic, read_piece, read_records, write_records
 from toolrl_cli.parallel import map_in_order
 from toolrl_cli.prepare.config import Choice, PrepareConfig
@@ -19,6 +18,7 @@ from toolrl_cli.prepare.contamination import Overlap, read_benchmarks
 from toolrl_cli.prepare.statistics import make_counter
 from toolrl_cli.prepare.summary import Summary
 from toolrl_cli.records import Example, Json, expect
+from toolrl_cli.training.text_format import choose_format
 
 if TYPE_CHECKING:
     from toolrl_cli.prepare.duplicates import Signature
@@ -140,7 +140,7 @@ def make_token_counter(choice: Choice) -> Callable[[Example], int]:
     """The function that counts the tokens of a prompt; raise `ConfigError` when no tokenizer was named."""
     if choice.tokenizer is None:
         raise ConfigError("--max-prompt-tokens needs --tokenizer, the model whose tokens count")
-    count_tokens = make_counter(choice.tokenizer, find_format(choice.format))
+    count_tokens = make_counter(choice.tokenizer, choose_format(choice.tokenizer, choice.format, choice.template))
     return lambda example: int(count_tokens(example)["prompt_tokens"])
 
 

@@ -34,7 +34,7 @@ class Choice:
     decontaminate: tuple[str, ...] = ()
     max_prompt_tokens: int | None = None
     tokenizer: str | None = None
-    format: str = "toolrl"
+    format: str | None = None
     template: Path | None = None
     keep_learnable: Path | None = None
     mix: Mapping[str, int] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from toolrl_cli.errors import DataError
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.jsonl import read_records
+from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example, Json
 
 PERCENTILES = (50, 90, 99)
@@ -104,14 +104,14 @@ def make_counter(model: str, text_format: TextFormat) -> TokenCounter:
     Raises:
         ConfigError, SetupError: the model's tokenizer cannot be had.
     """
+    from toolrl_cli.inference.transformers_engine import tokenize_prompt
     from toolrl_cli.training.models import load_tokenizer, quiet_libraries, resolve_model
 
     quiet_libraries()
     tokenizer = load_tokenizer(resolve_model(model))
 
     def count(example: Example) -> Json:
-        messages = text_format.render_prompt(example.tools, example.messages)
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        prompt = tokenize_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages))
         target = tokenizer(text_format.render_target(example.target), add_special_tokens=False)["input_ids"]
         return {"prompt_tokens": len(prompt), "target_tokens": len(target)}
 
@@ -144,8 +144,15 @@ def read_all(paths: Sequence[Path], limit: int | None) -> Iterable[Example]:
 
 
 def show_example(example: Example, text_format: TextFormat) -> str:
-    """An example as the model will see it: the messages of its prompt and its target."""
-    messages = text_format.render_prompt(example.tools, example.messages)
-    parts = [(message["role"], str(message["content"])) for message in messages]
+    """An example as the model will see it: the tools and messages of its prompt, and its target."""
+    messages, tools = text_format.render_prompt(example.tools, example.messages)
+    parts = [("tools", "\n".join(map(dump_json, tools)))] if tools else []
+    parts += [(message["role"], show_message(message)) for message in messages]
     parts.append(("target", text_format.render_target(example.target)))
     return "\n".join([f"@ {example.id}", *(f"--- {name}\n{text}" for name, text in parts), ""])
+
+
+def show_message(message: Json) -> str:
+    """The content of a message, and its calls as JSON, a line each, where it has any."""
+    content = [str(message["content"])] if message.get("content") is not None else []
+    return "\n".join([*content, *(dump_json(call["function"]) for call in message.get("tool_calls", []))])
