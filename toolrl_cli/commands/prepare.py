@@ -207,7 +207,7 @@ def prepare(
 
 def look(
     inputs: list[Path],
-    wording: TextFormat,
+    wording: "TextFormat",
     show: int | None,
     tokenizer: str | None,
     plot: Path | None,
