@@ -107,15 +107,15 @@ def test_the_working_folder_is_removed(package: Path) -> None:
 
 def test_verdicts_are_the_checkers(checker: Checker) -> None:
     bench = BfclBench(checker)
-    assert bench.grade(entry(), answer(ToolCall("a.f", {"x": 1}))) == Verdict(True, Outcome.EXACT)
+    assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 1}))]) == Verdict(True, Outcome.EXACT)
     wrong = Verdict(False, Outcome.WRONG, "simple:wrong", "python; simple_python")
-    assert bench.grade(entry(), answer(ToolCall("a_f", {"x": 1}))) == wrong
-    assert bench.grade(entry(), answer()) == Verdict(False, Outcome.NO_CALL, *vars_of(wrong))
+    assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 1}))]) == wrong
+    assert bench.grade(entry(), [answer()]) == Verdict(False, Outcome.NO_CALL, *vars_of(wrong))
     cut = Answer(Completion("text", truncated=True))
-    assert bench.grade(entry(), cut).outcome is Outcome.TRUNCATED
-    java = bench.grade(entry("simple_java"), answer(ToolCall("a.f", {"x": 2})))
+    assert bench.grade(entry(), [cut]).outcome is Outcome.TRUNCATED
+    java = bench.grade(entry("simple_java"), [answer(ToolCall("a.f", {"x": 2}))])
     assert java.error == "java; simple_java"
-    assert bench.grade(entry("simple_javascript"), answer()).error == "javascript; simple_javascript"
+    assert bench.grade(entry("simple_javascript"), [answer()]).error == "javascript; simple_javascript"
 
 
 def vars_of(verdict: Verdict) -> tuple[str | None, str | None]:
@@ -140,7 +140,7 @@ def test_a_failing_checker_costs_its_entry_only(checker: Checker, action: str, e
     bench = BfclBench(checker)
     failed = bench.grade(entry(), answer(ToolCall("a.f", {"action": action})))
     assert failed == Verdict(False, Outcome.WRONG, "checker", error)
-    assert bench.grade(entry(), answer(ToolCall("a.f", {"x": 1}))).correct
+    assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 1}))]).correct
 
 
 def test_entries_that_cannot_be_loaded_are_one_line(checker: Checker) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from toolrl_cli.benches.base import Bench, Entry, Result, as_missing, read_answer
+from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, as_missing, read_answer
 from toolrl_cli.benches.bfcl.bench import WHEEL, open_bfcl
 from toolrl_cli.benches.bfcl.categories import choose_categories
 from toolrl_cli.benches.examples import ExamplesBench
 from toolrl_cli.benches.stats import Interval, wilson
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import ConfigError, DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Engine, Prompt
 from toolrl_cli.inference.predictions import RecordedEngine, read_predictions
@@ -235,7 +235,7 @@ def source_of(config: EvalConfig) -> str:
     return config.model or str(config.predictions)
 
 
-def describe_unknown(completions: Mapping[str, Completion], entries: Sequence[Entry]) -> tuple[str, ...]:
+def describe_unknown(completions: Mapping[str, object], entries: Sequence[Entry]) -> tuple[str, ...]:
     """A note on predictions that belong to no entry, none when all do."""
     unknown = sorted(completions.keys() - {entry.id for entry in entries})
     if not unknown:
@@ -279,12 +279,23 @@ def to_prompt(entry: Entry, text_format: TextFormat) -> Prompt:
 def run(
     bench: Bench, pending: Mapping[str, Request], engine: Engine, text_format: TextFormat, path: Path
 ) -> Iterator[Result]:
-    """Generate and grade; a result is on disk before it is yielded."""
+    """Generate, follow and grade; a result is on disk before it is yielded."""
+    dialogues = {id: Dialogue(request, request.entry) for id, request in pending.items()}
+    prompts = [request.prompt for request in pending.values()]
     with RecordLog(path) as log:
-        for prompt, completion in complete([request.prompt for request in pending.values()], engine):
-            result = grade(bench, pending[prompt.id], completion, text_format)
-            log.append(result.to_json())
-            yield result
+        while prompts:
+            following: list[Prompt] = []
+            for prompt, completion in complete(prompts, engine):
+                dialogue = dialogues[prompt.id] = dialogues[prompt.id].answered(completion, text_format)
+                turn = None if completion is None else bench.follow(dialogue.request.entry, dialogue.answers)
+                if turn is not None:
+                    dialogue = dialogues[prompt.id] = dialogue.continued(turn, text_format)
+                    following.append(to_prompt(dialogue.now, text_format))
+                    continue
+                result = grade(bench, dialogues.pop(prompt.id), missing=completion is None)
+                log.append(result.to_json())
+                yield result
+            prompts = following
 
 
 def read_results(path: Path) -> dict[str, Result]:
@@ -303,12 +314,48 @@ def complete(prompts: Sequence[Prompt], engine: Engine) -> Iterator[tuple[Prompt
         yield prompt, None
 
 
-def grade(bench: Bench, request: Request, completion: Completion | None, text_format: TextFormat) -> Result:
-    """The graded result of an entry; one without a completion is wrong, and scored as an empty one."""
-    answer = read_answer(text_format, completion or Completion(""))
-    verdict = bench.grade(request.entry, answer)
-    if completion is None:
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """An entry on its way: the answers so far, and in `now` its tools and messages as they stand."""
+
+    request: Request
+    now: Entry
+    answers: tuple[Answer, ...] = ()
+
+    def answered(self, completion: Completion | None, text_format: TextFormat) -> Dialogue:
+        """With one answer more; none counts as an empty one."""
+        answer = read_answer(text_format, completion or Completion(""))
+        return replace(self, answers=(*self.answers, answer))
+
+    def continued(self, turn: Turn, text_format: TextFormat) -> Dialogue:
+        """With the last answer and what follows it as messages."""
+        messages = (*self.now.messages, answer_message(self.answers[-1], text_format), *turn.messages)
+        tools = self.now.tools if turn.tools is None else turn.tools
+        return replace(self, now=replace(self.now, messages=messages, tools=tools))
+
+
+def answer_message(answer: Answer, text_format: TextFormat) -> Json:
+    """An answer as a message of the history; text in no known format is content as a whole."""
+    try:
+        target = text_format.parse_target(answer.completion.text)
+    except FormatError:
+        message: Json = {"role": "assistant", "content": None if answer.calls else answer.completion.text}
+        calls = answer.calls
+    else:
+        thought = {} if target.thought is None else {"reasoning_content": target.thought}
+        message, calls = {"role": "assistant", "content": target.response, **thought}, target.tool_calls
+    if calls:
+        message["tool_calls"] = [{"type": "function", "function": call.to_json()} for call in calls]
+    return message
+
+
+def grade(bench: Bench, dialogue: Dialogue, *, missing: bool) -> Result:
+    """The graded result of an entry; one that lacks a completion is wrong, and scored as if that were empty."""
+    request, answers = dialogue.request, dialogue.answers
+    verdict = bench.grade(request.entry, answers)
+    if missing:
         verdict = as_missing(verdict)
+    answer = answers[-1]
     return Result(
         id=request.entry.id,
         category=request.entry.category,
@@ -318,9 +365,10 @@ def grade(bench: Bench, request: Request, completion: Completion | None, text_fo
         error=verdict.error,
         truncated=answer.completion.truncated,
         prompt_hash=hash_prompt(request.prompt),
-        completion=completion.text if completion else None,
+        completion=None if missing else answer.completion.text,
         tool_calls=[call.to_json() for call in answer.calls],
         score=verdict.score,
+        steps=[answer.completion.text for answer in answers] if len(answers) > 1 else None,
     )
 
 

@@ -36,6 +36,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What follows an answer: messages for the model's next one, and its tools from there on, where they change."""
+
+    messages: tuple[Json, ...]
+    tools: tuple[Json, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What a benchmark says of an answer; `error_type` is a short name to count by."""
 
@@ -48,7 +56,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A line of results.jsonl: one graded entry."""
+    """A line of results.jsonl: one graded entry; `steps` are all completions of a dialogue."""
 
     id: str
     category: str
@@ -61,6 +69,7 @@ class Result:
     completion: str | None
     tool_calls: list[Json]
     score: Json | None = None
+    steps: list[str] | None = None
 
     @classmethod
     def from_json(cls, raw: object) -> Result:
@@ -72,9 +81,8 @@ class Result:
             raise DataError("not a result of toolrl eval; use --overwrite") from error
 
     def to_json(self) -> Json:
-        """The record as JSON values; `score` only where the benchmark gives one."""
-        record = asdict(self)
-        return record if self.score is not None else {k: v for k, v in record.items() if k != "score"}
+        """The record as JSON values; `score` and `steps` only where there are any."""
+        return {k: v for k, v in asdict(self).items() if v is not None or k not in ("score", "steps")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +103,25 @@ class Bench(Protocol):
         """Every question, in the benchmark's order."""
         ...
 
-    def grade(self, entry: Entry, answer: Answer) -> Verdict:
-        """Judge one answer; never raises on what a model wrote."""
+    def follow(self, entry: Entry, answers: Sequence[Answer]) -> Turn | None:
+        """What comes after these answers, None when the entry is done; never raises on what a model wrote."""
+        ...
+
+    def grade(self, entry: Entry, answers: Sequence[Answer]) -> Verdict:
+        """Judge the answers of an entry, of which there is one at least; never raises on what a model wrote."""
         ...
 
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """The headline numbers over all results, in the benchmark's order."""
         ...
+
+
+class SingleTurn:
+    """For benches whose entries end with the first answer."""
+
+    def follow(self, entry: Entry, answers: Sequence[Answer]) -> Turn | None:
+        """Nothing."""
+        return None
 
 
 def read_answer(text_format: TextFormat, completion: Completion) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolrl_cli.benches.base import Answer, Entry, Findings, Result, Verdict
+from toolrl_cli.benches.base import Answer, Entry, Findings, Result, SingleTurn, Verdict
 from toolrl_cli.benches.stats import bootstrap_mean, wilson
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
@@ -14,7 +14,7 @@ from toolrl_cli.records import Example, Outcome, Rollout, Target
 from toolrl_cli.rewards import Reward
 
 
-class ExamplesBench:
+class ExamplesBench(SingleTurn):
     """Grades completions against the target of each example."""
 
     name = "examples"
@@ -44,8 +44,9 @@ class ExamplesBench:
             raise DataError(f"{self._data}: no examples; run toolrl prepare first")
         return entries
 
-    def grade(self, entry: Entry, answer: Answer) -> Verdict:
+    def grade(self, entry: Entry, answers: Sequence[Answer]) -> Verdict:
         """Correct is the exact calls, or where the target holds none, no call and the response it asks for."""
+        (answer,) = answers
         target: Target = entry.payload
         completion = answer.completion
         score = self._reward.score(Rollout(completion.text, target, completion.truncated, tools=entry.tools))

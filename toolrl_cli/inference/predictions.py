@@ -13,19 +13,20 @@ from toolrl_cli.records import Completion, Json, Target, expect
 
 
 class RecordedEngine:
-    """Answers from recorded completions; an entry without one gets no completion."""
+    """Answers from recorded completions, one after the other; an entry without one left gets no completion."""
 
-    def __init__(self, completions: Mapping[str, Completion]) -> None:
-        self._completions = completions
+    def __init__(self, completions: Mapping[str, Sequence[Completion]]) -> None:
+        self._left = {id: iter(steps) for id, steps in completions.items()}
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion]]:
         """Yield each prompt whose completion is recorded."""
         for prompt in prompts:
-            if prompt.id in self._completions:
-                yield prompt, self._completions[prompt.id]
+            completion = next(self._left.get(prompt.id, iter(())), None)
+            if completion is not None:
+                yield prompt, completion
 
 
-def read_predictions(path: Path, text_format: TextFormat) -> dict[str, Completion]:
+def read_predictions(path: Path, text_format: TextFormat) -> dict[str, list[Completion]]:
     """The completions of a JSONL file by the id of their entry.
 
     A line holds `id` and either `completion` (the model's text, with `truncated` if known) or
@@ -35,14 +36,14 @@ def read_predictions(path: Path, text_format: TextFormat) -> dict[str, Completio
     Raises:
         DataError: a line is no prediction, an id occurs twice, or there is none.
     """
-    completions: dict[str, Completion] = {}
+    completions: dict[str, list[Completion]] = {}
 
     def add(raw: object) -> None:
         record = expect(raw, dict, "prediction")
         entry = expect(record.get("id"), str, "id")
         if entry in completions:
             raise DataError(f"id {entry!r} occurs twice")
-        completions[entry] = read_completion(record, text_format)
+        completions[entry] = [read_completion(record, text_format)]
 
     for _ in read_records(path, add):
         pass

@@ -14,6 +14,9 @@ from toolrl_cli.records import Json, Rollout, Target, ToolCall, expect
 from toolrl_cli.rewards import find_reward
 from toolrl_cli.rewards.spec import PRESETS
 
+BARS = 40
+"""The most bars of a histogram."""
+
 
 def plot_rewards(metrics_path: Path, picture_path: Path) -> None:
     """Draw the total reward and each part over the optimizer steps of a GRPO run.
@@ -49,7 +52,10 @@ def plot_lengths(lengths: Mapping[str, Counter[int]], picture_path: Path) -> Non
         values = sorted(counts.elements())
         most = values[min(len(values) - 1, len(values) * 99 // 100)]
         shown = {value: count for value, count in counts.items() if value <= most}
-        axes.hist(list(shown), weights=list(shown.values()), bins=min(40, most - values[0] + 1))
+        if most - values[0] < BARS:
+            axes.bar(list(shown), list(shown.values()))
+        else:
+            axes.hist(list(shown), weights=list(shown.values()), bins=BARS)
     figure.savefig(picture_path, dpi=120)
 
 

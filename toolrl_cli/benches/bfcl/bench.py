@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from toolrl_cli.benches.base import Answer, Entry, Findings, Result, Verdict
+from toolrl_cli.benches.base import Answer, Entry, Findings, Result, SingleTurn, Verdict
 from toolrl_cli.benches.bfcl.categories import AST_COUNTS, COUNTS, aggregate, choose_categories
 from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.benches.bfcl.tools import to_tool
@@ -19,7 +19,7 @@ from toolrl_cli.records import Json, Outcome
 WHEEL = Wheel("bfcl-eval", "2026.3.23", "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a")
 
 
-class BfclBench:
+class BfclBench(SingleTurn):
     """Asks the official code for entries and verdicts; relevance is judged here, by the official rule."""
 
     name = "bfcl"
@@ -42,8 +42,9 @@ class BfclBench:
             raise SetupError(f"BFCL cannot load {category}: {reply['failure']}; run again, or on another Python")
         return [to_entry(category, raw) for raw in reply["entries"]]
 
-    def grade(self, entry: Entry, answer: Answer) -> Verdict:
+    def grade(self, entry: Entry, answers: Sequence[Answer]) -> Verdict:
         """The official verdict; a completion whose calls cannot be read made no call, as the leaderboard has it."""
+        (answer,) = answers
         if entry.category not in AST_COUNTS:
             return judge_relevance(answer, call_wanted="irrelevance" not in entry.category)
         if answer.error:
