@@ -15,6 +15,7 @@ import pytest
 from typer.main import get_command
 
 from toolrl_cli.cli import app
+from toolrl_cli.prepare import PrepareConfig, prepare_examples
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,7 +54,7 @@ def toolrl_calls(line: str) -> list[list[str]]:
 def options_of(command: str) -> list[str]:
     """The options of a command in each spelling; those of the group where an option stands for it."""
     params = (GROUP if command.startswith("-") else GROUP.commands[command]).params
-    return [option for param in params for option in param.opts]
+    return [option for param in params for option in (*param.opts, *param.secondary_opts)]
 
 
 ALL_OPTIONS = {option for command in GROUP.commands for option in options_of(command)}
@@ -73,9 +74,25 @@ def test_a_command_line_is_understood(line: str) -> None:
         GROUP.commands[name].make_context(name, arguments)
 
 
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample data as examples."""
+    path = tmp_path_factory.mktemp("examples") / "examples.jsonl"
+    inputs = tuple(sorted((ROOT / "data_samples").glob("*.jsonl")))
+    prepare_examples(PrepareConfig(inputs=inputs, output=path))
+    return path
+
+
 @pytest.mark.parametrize("line", CHEAP)
-def test_a_cheap_command_line_runs(line: str, tmp_path: Path) -> None:
+def test_a_cheap_command_line_runs(line: str, tmp_path: Path, examples: Path) -> None:
     prepare_folder(tmp_path)
+    shutil.copy(ROOT / "toolrl_cli" / "formats" / "templates" / "toolrl.jinja", tmp_path / "wording.jinja")
+    if "-o examples.jsonl" not in line and "> examples.jsonl" not in line:
+        shutil.copy(examples, tmp_path / "examples.jsonl")
+    if "-o mixed.jsonl" not in line:
+        shutil.copy(examples, tmp_path / "mixed.jsonl")
+    if "--extract-template" in line:
+        (tmp_path / "wording.jinja").unlink()
     script = f'toolrl() {{ {shlex.quote(sys.executable)} -m toolrl_cli "$@"; }}; {line}'
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, re.findall(r"^toolrl: .*|Traceback", done.stderr, re.MULTILINE)) == (0, [])

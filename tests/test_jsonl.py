@@ -74,9 +74,6 @@ class TestReadLines:
     def test_json_that_python_cannot_decode(self, tmp_path: Path, line: str, why: str) -> None:
         assert lines_of(tmp_path / "a", f"{line}\n2\n".encode()) == [Line(1, error=why), Line(2, 2)]
 
-    def test_a_line_keeps_its_text(self, tmp_path: Path) -> None:
-        assert [line.text for line in lines_of(tmp_path / "a", b'{"a":1}\n{oops\n')] == ['{"a":1}\n', "{oops\n"]
-
     def test_what_python_reads_beyond_json(self, tmp_path: Path) -> None:
         [line] = lines_of(tmp_path / "a", b'{"x": NaN, "y": -Infinity, "big": 123456789012345678901234567890}\n')
         assert math.isnan(line.value.pop("x"))

@@ -198,8 +198,7 @@ class TestOrder:
     def test_limit_stops_reading(self, tmp_path: Path) -> None:
         examples, summary = run(write(tmp_path / "rows.jsonl", GOOD, CHAT, GOOD, GOOD), source="xlam", limit=2)
         assert ids(examples) == ["xlam-rows-1", "xlam-rows-3"]
-        assert (summary["rows"], summary["rejected"], summary["examples"]) == (4, 1, 2)
-        assert summary["dropped"] == {"over the limit": 1}
+        assert (summary["rows"], summary["rejected"], summary["examples"]) == (3, 1, 2)
 
     def test_shuffle_is_decided_by_the_seed_and_comes_before_the_limit(self, tmp_path: Path) -> None:
         rows = write(tmp_path / "rows.jsonl", *[GOOD] * 20)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from conftest import InProcess
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
@@ -51,7 +50,7 @@ def test_statistics_are_those_of_the_file(examples: Path, cli: InProcess, tiny_m
 def test_a_table_and_a_picture(examples: Path, cli: InProcess, tmp_path: Path) -> None:
     done = cli("prepare", "--stats", examples, "--plot", tmp_path / "lengths.png", "--limit", "50")
     assert "50 examples" in done.stdout
-    assert "thought words" in done.stdout
+    assert "arguments" in done.stdout
     assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -70,6 +70,11 @@ class PrepareConfig:
     overwrite: bool = False
 
     @property
+    def enough(self) -> int | None:
+        """How many examples need to be converted, None for all."""
+        return self.limit if self.choice.takes_all else None
+
+    @property
     def rejects_path(self) -> Path | None:
         """Where rejects go: as told, else beside the output, nowhere when that is no file."""
         return self.rejects if self.rejects is not None else self.beside_output("rejects")

@@ -53,9 +53,11 @@ def make_converter(inputs: list[Input], config: PrepareConfig) -> Callable[[Piec
 
 
 def convert_chunk(item: Input, chunk: Chunk, config: PrepareConfig) -> Converted:
-    """Convert the rows of a chunk in their order."""
+    """Convert the rows of a chunk in their order, no more than the limit needs."""
     done = Converted(item.source.name, chunk.size)
     for line in chunk.lines():
+        if config.enough is not None and len(done.lines) >= config.enough:
+            break
         for result in convert_line(line, item, config.on_invalid):
             done.counts.rows += 1
             if isinstance(result, Reject):

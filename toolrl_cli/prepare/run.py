@@ -105,7 +105,7 @@ def plan_of(inputs: list[OpenInput], config: PrepareConfig) -> Json:
         "inputs": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in files] + list(map(str, config.inputs)),
         "sources": [opened.item.source.name for opened in inputs],
         "options": [config.hub_split, config.on_invalid, config.seed, asdict(config.changes)],
-        "limit": config.limit if config.choice.takes_all else None,
+        "limit": config.enough,
     }
 
 
@@ -189,7 +189,7 @@ def spool_examples(inputs: list[OpenInput], config: PrepareConfig, summary: Summ
 
 def fill(spool: Spool, inputs: list[OpenInput], config: PrepareConfig, summary: Summary) -> None:
     """Convert what the spool does not hold yet."""
-    limit = config.limit if config.choice.takes_all else None
+    limit = config.enough
     used = Counter(load_json(line)["id"] for line in spool.lines()) if spool.pieces else Counter()
     if limit is not None and sum(counts.examples for counts in summary.sources.values()) >= limit:
         return
