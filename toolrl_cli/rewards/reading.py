@@ -46,15 +46,12 @@ def find_lone_block(text: str) -> str | None:
 
     This is what most completions look like, and it skips the long thought in one search.
     """
+    if not text.endswith(AFTER_CALLS) or not text.startswith(OPEN_THINK):
+        return None
     opened = text.find("<", len(OPEN_THINK))
     start = opened + len(BEFORE_CALLS)
     end = text.find("<", start)
-    if (
-        text.startswith(OPEN_THINK)
-        and text.startswith(BEFORE_CALLS, opened)
-        and text.endswith(AFTER_CALLS)
-        and start < end == len(text) - len(CLOSE_CALLS)
-    ):
+    if text.startswith(BEFORE_CALLS, opened) and start < end == len(text) - len(CLOSE_CALLS):
         return text[start:end]
     return None
 
