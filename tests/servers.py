@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it arrived."""
+    """A request as it arrived, the names of its headers in lower case."""
 
     method: str
     path: str
@@ -54,7 +54,8 @@ def serve(answer: Callable[[Asked], Reply]) -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def respond(self) -> None:
             text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            asked.append(Asked(self.command, self.path, dict(self.headers), json.loads(text) if text else None))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            asked.append(Asked(self.command, self.path, headers, json.loads(text) if text else None))
             reply = answer(asked[-1])
             time.sleep(reply.after)
             self.send_response(reply.status)

@@ -109,7 +109,9 @@ class TestRounds:
         assert "1. Name: search\n" in system
         wanted = "1. Uranus - Uranus was discovered in 1781 by William Herschel."
         assert f"<obs> {wanted} </obs>\n<obs> Not run: one search at a time. </obs>" in history
-        assert history.startswith("**Dialogue Records History**") or "<user> In what year was Uranus found?\n" in history
+        assert (
+            history.startswith("**Dialogue Records History**") or "<user> In what year was Uranus found?\n" in history
+        )
 
     def test_calls_that_cannot_be_run_are_told_so(self, config: EvalConfig) -> None:
         engine = ScriptedRounds([call("x", name="google"), call([1]), reply("no")], [reply("no")])
@@ -228,7 +230,7 @@ class TestSearch:
             assert searched("nothing") == "No results."
         last = server.asked[-1]
         assert (last.method, last.path, last.body) == ("POST", "/search", {"q": "nothing", "num": 15})
-        assert {asked.headers["X-api-key"] for asked in server.asked} == {"k", "secret"}
+        assert {asked.headers["x-api-key"] for asked in server.asked} == {"k", "secret"}
 
     def test_serper_needs_a_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("SERPER_API_KEY", raising=False)
@@ -266,7 +268,11 @@ class TestJudges:
         assert normalize(" The  U.S. (an) A-b ") == "us ab"
         assert matches("april 30, 1789", "April 30 1789")
         assert not matches("1781", "in 1781")
-        assert (contains("the USA", "In USA, yes"), contains("us", "USA"), contains("a b", "b a")) == (True, False, False)
+        assert (contains("the USA", "In USA, yes"), contains("us", "USA"), contains("x y", "y x")) == (
+            True,
+            False,
+            False,
+        )
         assert token_f1("a red red car", "the red car car") == pytest.approx(2 / 3)
         assert (token_f1("the", "a"), token_f1("x", ""), token_f1("x", "y")) == (1.0, 0.0, 0.0)
 
@@ -283,7 +289,7 @@ class TestJudges:
             summary = evaluate(judged, engine=ScriptedRounds([reply("Me")], [reply("It was found in 1781.")]))
         assert (summary.metrics["accuracy"].value, summary.metrics["exact_match"].value) == (0.5, 0.0)
         asked = server.asked[1]
-        assert (asked.path, asked.headers["Authorization"]) == ("/v1/chat/completions", "Bearer secret")
+        assert (asked.path, asked.headers["authorization"]) == ("/v1/chat/completions", "Bearer secret")
         assert (asked.body["model"], asked.body["temperature"]) == ("org/judge", 0)
         assert json.loads(asked.body["messages"][1]["content"]) == {
             "question": "In what year was Uranus found?",

@@ -354,7 +354,10 @@ def test_another_prompt_format_than_the_trainings_is_refused(tmp_path: Path) -> 
         ({"bench": "bamboogle", "search": "google"}, "--search 'google' is no engine; choose from bm25:CORPUS.jsonl"),
         ({"bench": "bamboogle", "search": "recorded"}, "--search 'recorded' is no engine"),
         ({"bench": "bamboogle", "search": "serper:key"}, "serper takes no file; write --search serper"),
-        ({"bench": "bamboogle", "search": "none", "judge": "gpt"}, "--judge 'gpt' is no judge; write exact, or endpoint"),
+        (
+            {"bench": "bamboogle", "search": "none", "judge": "gpt"},
+            "--judge 'gpt' is no judge; write exact, or endpoint",
+        ),
         ({"bench": "bamboogle", "search": "none", "record": Path("r")}, "--search none asks none; leave one out"),
         ({"bench": "bfcl", "data": None, "categories": ("memory_kv",)}, "category 'memory_kv' is not supported"),
     ],

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from toolrl_cli.errors import DataError
 from toolrl_cli import reading
+from toolrl_cli.errors import DataError
 from toolrl_cli.reading import find_files, read_chunks
 
 ROWS: list[Any] = [{"query": f'q{i} "ü\n, ]', "tools": "[]", "answers": "[]"} for i in range(1200)]

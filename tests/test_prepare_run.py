@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from toolrl_cli.errors import ConfigError
 from toolrl_cli import reading
+from toolrl_cli.errors import ConfigError
 from toolrl_cli.prepare import Changes, Choice, PrepareConfig, prepare_examples, spool
 from toolrl_cli.records import Json
 

@@ -70,5 +70,5 @@ def test_the_client_says_who_it_is() -> None:
     with serve(in_turn(GOOD)) as server:
         QUICK.fetch_json(f"{server.url}/a?b=c", headers={"X-API-KEY": "k"})
     (asked,) = server.asked
-    assert (asked.method, asked.path, asked.headers["X-api-key"]) == ("GET", "/a?b=c", "k")
-    assert asked.headers["User-Agent"].startswith("toolrl/")
+    assert (asked.method, asked.path, asked.headers["x-api-key"]) == ("GET", "/a?b=c", "k")
+    assert asked.headers["user-agent"].startswith("toolrl/")

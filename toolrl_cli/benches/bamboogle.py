@@ -71,7 +71,7 @@ class BamboogleBench:
         """
         tools = () if self._search is None else (TOOL,)
         request = REQUEST if self._search is None else SEARCH_REQUEST
-        entries = []
+        entries: list[Entry] = []
         for line in (line for chunk in read_chunks(self._data, split="test") for line in chunk.lines()):
             try:
                 question = read_question(line.value)
