@@ -142,6 +142,72 @@ def test_what_is_no_api_bank_is_refused_with_its_row(tmp_path: Path, raw: list[o
     assert str(raised.value).startswith(f"{data}{message}")
 
 
+APIS = """Ask well.
+
+API descriptions:
+{"name": "Lamp", "description": "Switches: a lamp.", "input_parameters": {"lamp": {"type": "str", \
+"description": "One's lamp."}, "on": {"type": "bool"}}, "output_parameters": {}}
+{"name": "Clock", "description": "The time.", "input_parameters": {}}"""
+SPOKEN = """User: Light, please.
+AI: Sure.
+AI: Which one?
+User: The one
+in the hall.
+AI: Yes.
+API-Request: [Clock()]->{'time': 1}
+User: Only one call.
+Generate API Request:
+"""
+
+
+def official(**changes: object) -> Json:
+    """A row of API-Bank's own files."""
+    gold = "API-Request: [Lamp(lamp='hall', on='1')]"
+    return {"instruction": APIS, "input": SPOKEN, "expected_output": gold, "file": "x", "id": 0} | changes
+
+
+def test_a_row_of_the_official_files_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [official(), official(expected_output="AI: Done."), official(output="API-Request: [Clock()]")]
+    del rows[2]["expected_output"]
+    write_rows(tmp_path / "level-1-api.json", *rows)
+    one, two = ApiBankBench(tmp_path / "level-1-api.json", FORMAT).entries()
+    assert (one.id, one.category, one.tools, one.messages) == ("level-1-0", "level-1", (LAMP, CLOCK), MESSAGES)
+    assert (one.payload, two.id, two.payload) == (ToolCall(**arguments(GOLD)), "level-1-2", ToolCall("Clock", {}))
+    with pytest.raises(ConfigError, match="only processed rows have a prompt of their own"):
+        ApiBankBench(tmp_path, FORMAT, own_prompt=True).entries()
+
+    pytest.importorskip("datasets")
+    (tmp_path / "org" / "bank").mkdir(parents=True)
+    write_lines(tmp_path / "org" / "bank" / "test.jsonl", [official()])
+    monkeypatch.chdir(tmp_path)
+    (hub,) = ApiBankBench(Path("hf://org/bank"), FORMAT).entries()
+    assert (hub.id, hub.category, hub.messages) == ("api-bank-0", "api-bank", MESSAGES)
+
+
+def arguments(gold: Json) -> Json:
+    """A gold call as the fields of our record."""
+    return {"name": gold["name"], "arguments": gold["parameters"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"expected_output": "API-Request: [Lamp(open('x'))]"}, "broken API request: \" [Lamp(open('x'))]\""),
+        ({"expected_output": "API-Request: [Lamp(lamp=open('x'))]"}, "broken API request"),
+        ({"expected_output": "API-Request: Lamp(lamp="}, "broken API request"),
+        ({"input": "Hello\nUser: x"}, "the dialogue has a text of no speaker: 'Hello'"),
+        ({"instruction": "Ask."}, "the instruction describes no APIs"),
+        ({"instruction": "API descriptions:\nLamp"}, "an API description is no JSON: 'Lamp'"),
+        ({"input": 3}, "input must be a string, not a number"),
+    ],
+)
+def test_official_rows_that_cannot_be_read_are_refused(tmp_path: Path, changes: Json, message: str) -> None:
+    data = write_rows(tmp_path / "level-1.json", official(**changes))
+    with pytest.raises(DataError) as raised:
+        ApiBankBench(data, FORMAT).entries()
+    assert str(raised.value).startswith(f"{data}:1: {message}")
+
+
 def test_each_call_of_a_raw_dialogue_is_a_step(tmp_path: Path) -> None:
     write_catalogue(tmp_path, Lamp=LAMP_INFO)
     lines = [
@@ -162,7 +228,7 @@ def test_each_call_of_a_raw_dialogue_is_a_step(tmp_path: Path) -> None:
     assert [entry.payload.arguments for entry in entries[:2]] == [{"lamp": "hall"}, {"lamp": "attic"}]
     assert [message["role"] for message in entries[1].messages] == ["user", "assistant", "user", "assistant", "tool"]
     assert {entry.category for entry in entries[2:]} == {"level-2"}
-    with pytest.raises(ConfigError, match="raw dialogues have no prompt of their own"):
+    with pytest.raises(ConfigError, match="only processed rows have a prompt of their own"):
         ApiBankBench(tmp_path, FORMAT, own_prompt=True).entries()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,11 @@ class TestSearch:
         lines = Bm25Search([Hit("", f"word {i} " + "x" * 3000) for i in range(9)])("word").splitlines()
         assert (len(lines), {len(line) for line in lines}) == (5, {1003})
 
+    def test_a_missing_library_is_named(self, config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "bm25s", None)
+        with pytest.raises(SetupError, match=r"needs bm25s; run: python -m pip install 'toolrl\[search\]'"):
+            open_search(config.search)
+
     @pytest.mark.parametrize(
         ("lines", "message"),
         [
@@ -209,7 +215,8 @@ class TestSearch:
         again = replace(config, search=f"recorded:{recording}", output=tmp_path / "again")
         assert evaluate(again, engine=ScriptedRounds(*texts)).metrics == first.metrics
         # What is recorded is not asked for again, and nothing recorded is lost.
-        recording.write_text('{"query": "Oslo", "results": "from the recording"}\n', "utf-8")
+        kept = '{"query": "Oslo", "results": "from the recording"}\n{"query": "cut o'
+        recording.write_text(kept, "utf-8")
         engine = ScriptedRounds(*texts)
         evaluate(replace(config, record=recording, output=tmp_path / "third"), engine=engine)
         assert "from the recording" in str(engine.prompts)

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
+from toolrl_cli.benches.api_bank_rows import read_step
 from toolrl_cli.benches.base import (
     Answer,
     BenchConfig,
@@ -25,27 +26,17 @@ from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.toolrl import ToolrlFormat
 from toolrl_cli.jsonl import Line, load_json
 from toolrl_cli.reading import data_stem, find_files, is_hub, read_chunks
-from toolrl_cli.records import Json, Outcome, ToolCall, expect
-from toolrl_cli.sources.api_bank import CATALOGUE, ApiBankSource, join_turns
-from toolrl_cli.sources.base import read_tool
-from toolrl_cli.sources.python_literals import read_literal
+from toolrl_cli.records import Outcome, ToolCall
+from toolrl_cli.sources.api_bank import CATALOGUE, ApiBankSource
 
 LEVEL = re.compile(r"level-\d+")
-TOOL = re.compile(
-    r"^\d+\. (?:Name: (?P<name>.*)\nDescription: ?(?P<description>.*)|(?P<short>[^:\n]+): ?(?P<text>.*))"
-    r"\nParameters: (?P<parameters>\{.*\})$",
-    re.MULTILINE,
-)
-PARAMETERS = re.compile(r"^Parameters: ", re.MULTILINE)
-BLOCK = re.compile(r"^<(user|response|tool_call|obs)>(.*?)</\1>[ \t]*$", re.MULTILINE | re.DOTALL)
-HEADING = re.compile(r"\s*\*+Dialogue Records History\*+\s*")
 
 
 class ApiBankBench(SingleTurn):
     """Asks for one call at a time; right is any call that equals the gold.
 
     Args:
-        data: a file of processed rows or a dialogue, a folder of such files with a level in their names, or `hf://ID`.
+        data: a file of rows or a dialogue, a folder of such files with a level in their names, or `hf://ID`.
         text_format: what the model writes calls in.
         own_prompt: show the prompts of processed rows as they are.
 
@@ -81,16 +72,17 @@ class ApiBankBench(SingleTurn):
                 raise DataError(f"{path}:{line.number}: {line.error}")
         if lines and isinstance(lines[0].value, dict) and ApiBankSource().recognises(lines[0].value):
             if self._own_prompt:
-                raise ConfigError(f"{path}: raw dialogues have no prompt of their own; leave out --own-prompt")
+                raise ConfigError(f"{path}: only processed rows have a prompt of their own; leave out --own-prompt")
             return read_dialogue(path, lines)
-        return read_processed(path, lines, own_prompt=self._own_prompt)
+        return read_rows(path, lines, own_prompt=self._own_prompt)
 
     def grade(self, entry: Entry, answers: Sequence[Answer]) -> Verdict:
         """Soft match decides, exact match (the gold and no other call) stands in the score."""
         (answer,) = answers
         gold: ToolCall = entry.payload
         calls = released_calls(answer.completion.text, gold) if self._released else answer.calls
-        soft, exact = gold in calls, answer.calls == (gold,)
+        soft = gold in calls
+        exact = soft and answer.calls == (gold,)
         score = {"soft_match": float(soft), "exact_match": float(exact)}
         if answer.error:
             outcome = Outcome.TRUNCATED if answer.completion.truncated else Outcome.MALFORMED
@@ -101,9 +93,9 @@ class ApiBankBench(SingleTurn):
 
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """The share of soft and of exact matches."""
-        exact = sum((result.score or {}).get("exact_match", 0.0) == 1.0 for result in results if result.correct)
-        correct = sum(result.correct for result in results)
-        return Findings({"soft_match": wilson(correct, len(results)), "exact_match": wilson(exact, len(results))})
+        soft = sum(result.correct for result in results)
+        exact = sum((result.score or {}).get("exact_match") == 1.0 for result in results)
+        return Findings({"soft_match": wilson(soft, len(results)), "exact_match": wilson(exact, len(results))})
 
 
 def explain_wrong(answer: Answer, gold: ToolCall) -> tuple[Outcome, str, str]:
@@ -165,77 +157,19 @@ def read_dialogue(path: Path, lines: Sequence[Line]) -> Iterator[Entry]:
             yield Entry(example.id, level, example.tools, example.messages, payload=gold)
 
 
-def read_processed(path: Path, lines: Sequence[Line], *, own_prompt: bool) -> Iterator[Entry]:
-    """ToolRL's processed rows: system and user text, and the gold call as `answer`."""
+def read_rows(path: Path, lines: Sequence[Line], *, own_prompt: bool) -> Iterator[Entry]:
+    """Rows that hold a step each; those of API-Bank's own files that ask for a response are left out."""
     level = level_of(path) or "api-bank"
     for index, line in enumerate(lines):
         try:
-            yield read_row(line.value, f"{level}-{index}", level, own_prompt=own_prompt)
+            step = read_step(line.value)
         except DataError as error:
             raise DataError(f"{path}:{line.number}: {error}") from error
-
-
-def read_row(raw: object, id: str, level: str, *, own_prompt: bool) -> Entry:
-    """A processed row, its tools and history read back from the prompt; raise `DataError` when that fails."""
-    row = expect(raw, dict, "row")
-    if not row.keys() >= {"system", "user", "answer"}:
-        raise DataError("no API-Bank row; it must hold system, user and answer, or be a line of a raw dialogue")
-    system, user = expect(row["system"], str, "system"), expect(row["user"], str, "user")
-    prompt = ({"role": "system", "content": system}, {"role": "user", "content": user}) if own_prompt else None
-    return Entry(id, level, read_tools(system), read_history(user), read_gold(row["answer"]), prompt)
-
-
-def read_gold(raw: object) -> ToolCall:
-    """The gold call, or the first of a list, as the released evaluation takes it."""
-    record = expect(raw[0] if isinstance(raw, list) and raw else raw, dict, "answer")
-    name, arguments = expect(record.get("name"), str, "answer.name"), record.get("parameters")
-    return ToolCall(name, expect(arguments, dict, "answer.parameters"))
-
-
-def read_tools(system: str) -> tuple[Json, ...]:
-    """The numbered tools of a system text, their parameters Python literals; raise `DataError` if one cannot be read.
-
-    They come as `Name: ...` and `Description: ...`, at level 3 as `NAME: DESCRIPTION`.
-    """
-    found = list(TOOL.finditer(system))
-    if not found or len(found) != len(PARAMETERS.findall(system)):
-        raise DataError("the system text lists no tools that can be read")
-    return tuple(
-        read_tool(
-            {
-                "name": tool["name"] or tool["short"],
-                "description": tool["description"] or tool["text"] or "",
-                "parameters": read_literal(tool["parameters"], "broken tool parameters"),
-            }
-        )
-        for tool in found
-    )
-
-
-def read_history(user: str) -> tuple[Json, ...]:
-    """The messages of a user text; raise `DataError` for text outside its blocks."""
-    text = HEADING.sub("", user, count=1)
-    if outside := BLOCK.sub("", text).strip():
-        raise DataError(f"the user text has something outside its blocks: {outside[:80]!r}")
-    return tuple(join_turns(message for tag, content in BLOCK.findall(text) for message in read_block(tag, content)))
-
-
-def read_block(tag: str, content: str) -> Iterator[Json]:
-    """A block as messages: one a call, else one."""
-    if tag != "tool_call":
-        role = {"user": "user", "response": "assistant", "obs": "tool"}[tag]
-        yield {"role": role, "content": content.strip()}
-        return
-    for line in content.strip().split("\n"):
-        try:
-            call = read_gold(load_json(line))
-        except ValueError as error:
-            raise DataError(f"a call of the history is no JSON: {line[:80]!r}") from error
-        yield {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [{"type": "function", "function": call.to_json()}],
-        }
+        if own_prompt and step is not None and step.prompt is None:
+            raise ConfigError(f"{path}: only processed rows have a prompt of their own; leave out --own-prompt")
+        if step is not None:
+            prompt = step.prompt if own_prompt else None
+            yield Entry(f"{level}-{index}", level, step.tools, step.messages, step.gold, prompt)
 
 
 def open_api_bank(config: BenchConfig, text_format: TextFormat) -> nullcontext[ApiBankBench]:

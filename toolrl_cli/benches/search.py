@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
 from toolrl_cli.errors import ConfigError, DataError, SetupError
-from toolrl_cli.jsonl import RecordLog, read_records
+from toolrl_cli.jsonl import RecordLog, drop_partial_line, read_records
 from toolrl_cli.records import Json, expect, expect_optional_text
 from toolrl_cli.web import WebClient
 
@@ -204,11 +204,15 @@ class Recording:
 
 
 def read_recording(path: Path, *, new: bool = False) -> dict[str, str]:
-    """The results by query, `{"query", "results"}` a line; a file that is not there yet holds none where `new`.
+    """The results by query, `{"query", "results"}` a line.
+
+    A file to write on, `new`, may not be there yet, and loses a last line that a killed run left half-written.
 
     Raises:
         DataError: a line is no recorded search.
     """
+    if new:
+        drop_partial_line(path)
 
     def parse(raw: object) -> tuple[str, str]:
         record = expect(raw, dict, "recorded search")
