@@ -288,6 +288,7 @@ def test_other_formats_are_read_by_themselves(tmp_path: Path) -> None:
         ("<tool_call>a</tool_call><tool_call>\n" + json.dumps(OTHER), ["Clock"]),
         (f"{json.dumps(OTHER)}\n\n[1]\nx\n{json.dumps(CALL)}</tool_call>", ["Clock", "Lamp"]),
         ("<tool_call>{}</tool_call>", ["gold"]),
+        (f"{json.dumps(CALL)}\n1\n{json.dumps(OTHER)}", ["Lamp"]),
         ("[" * 100_000, []),
         ("", []),
     ],

@@ -115,7 +115,7 @@ def released_calls(text: str, gold: ToolCall) -> list[ToolCall]:
 
     It takes what follows the last opening tag up to the next closing one, either of which may be missing. Each line
     that is JSON is a call, other lines are nothing; an object without name or parameters stands for the arguments of
-    the gold's tool.
+    the gold's tool. Where a line is a number, a text or null, that code stops at an error of its own.
     """
     block = text.split("<tool_call>")[-1].split("</tool_call>")[0]
     calls = []
@@ -124,10 +124,11 @@ def released_calls(text: str, gold: ToolCall) -> list[ToolCall]:
             value = load_json(line.strip())
         except ValueError:
             continue
-        if not isinstance(value, dict):
-            continue
-        whole = "name" in value and "parameters" in value
-        calls.append(ToolCall(value["name"], value["parameters"]) if whole else ToolCall(gold.name, value))
+        if not isinstance(value, dict | list):
+            break
+        if isinstance(value, dict):
+            whole = "name" in value and "parameters" in value
+            calls.append(ToolCall(value["name"], value["parameters"]) if whole else ToolCall(gold.name, value))
     return calls
 
 
