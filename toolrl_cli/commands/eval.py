@@ -32,7 +32,7 @@ def evaluate(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(readable=False, help="What to evaluate on, for all but bfcl: a file, api-bank: or a folder."),
+        typer.Option(readable=False, help="All but bfcl: the file to evaluate on; api-bank takes a folder too."),
     ] = None,
     reward: Annotated[str, typer.Option(help="examples: the reward that scores.")] = "fine-grained",
     category: Annotated[
