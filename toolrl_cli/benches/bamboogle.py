@@ -19,7 +19,7 @@ from toolrl_cli.reading import read_chunks
 from toolrl_cli.records import Json, Outcome, ToolCall, expect
 
 ROUNDS = 4
-"""Completions for one question, as in the paper."""
+"""Completions for one question at most."""
 TOOL: Json = {
     "type": "function",
     "function": {

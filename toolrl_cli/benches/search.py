@@ -16,7 +16,7 @@ from toolrl_cli.records import Json, expect, expect_optional_text
 from toolrl_cli.web import WebClient
 
 RESULTS = 5
-"""How many results a query gives, as in the paper."""
+"""How many results a query gives at most."""
 LONGEST = 1000
 """Characters of a result's text."""
 NOTHING = "No results."
