@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from toolrl_cli import reading
 from toolrl_cli.errors import DataError
-from toolrl_cli.prepare import reading
-from toolrl_cli.prepare.reading import find_files, read_chunks
+from toolrl_cli.reading import find_files, read_chunks
 
 ROWS: list[Any] = [{"query": f'q{i} "ü\n, ]', "tools": "[]", "answers": "[]"} for i in range(1200)]
 
@@ -154,7 +154,7 @@ def test_an_array_takes_constant_memory(tmp_path: Path) -> None:
     for count in (1_000, 100_000):
         (tmp_path / "a.json").write_text("[" + ",\n".join([row] * count) + "]")
         code = (
-            "import resource, sys; from pathlib import Path; from toolrl_cli.prepare.reading import read_chunks\n"
+            "import resource, sys; from pathlib import Path; from toolrl_cli.reading import read_chunks\n"
             "assert sum(len(c.rows) for c in read_chunks(Path(sys.argv[1]))) == int(sys.argv[2])\n"
             "print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1])"
         )

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from toolrl_cli import reading
 from toolrl_cli.errors import ConfigError
-from toolrl_cli.prepare import Changes, Choice, PrepareConfig, prepare_examples, reading, spool
+from toolrl_cli.prepare import Changes, Choice, PrepareConfig, prepare_examples, spool
 from toolrl_cli.records import Json
 
 TOOL = {
@@ -82,7 +83,8 @@ def write_own_tools(path: Path) -> Path:
 SLOW_RUN = """
 import sys, time
 from pathlib import Path
-from toolrl_cli.prepare import Changes, PrepareConfig, prepare_examples, reading, run, spool
+from toolrl_cli import reading
+from toolrl_cli.prepare import Changes, PrepareConfig, prepare_examples, run, spool
 reading.CHUNK_BYTES, spool.SAVE_EVERY = 5000, 3
 resume, pause = sys.argv[2] == "resume", float(sys.argv[3])
 append = spool.Spool.append

@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, as_missing, read_answer
-from toolrl_cli.benches.bfcl.bench import WHEEL, open_bfcl
-from toolrl_cli.benches.bfcl.categories import choose_categories
-from toolrl_cli.benches.examples import ExamplesBench
+from toolrl_cli.benches.registry import find_bench, owners
 from toolrl_cli.benches.stats import Interval, wilson
 from toolrl_cli.errors import ConfigError, DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
@@ -22,13 +19,15 @@ from toolrl_cli.inference.base import Engine, Prompt
 from toolrl_cli.inference.predictions import RecordedEngine, read_predictions
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, dump_json, read_records, write_json
 from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, hash_file, open_output, read_manifest
+from toolrl_cli.reading import find_files, is_hub
 from toolrl_cli.records import Completion, Json
-from toolrl_cli.rewards import find_reward, require_readable
+from toolrl_cli.rewards import require_readable
 from toolrl_cli.training.config import FormatName
 from toolrl_cli.training.text_format import choose_format
 
-BENCHES = ("bfcl", "examples")
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
+OPTIONS = {"data": "--data FILE", "categories": "--category"}
+"""Fields whose option is not spelled as they are."""
 Progress = Callable[[int, int], None]
 
 
@@ -52,10 +51,13 @@ class EvalConfig:
     """What to evaluate, on what, and where the results go.
 
     Either `model` (a name, a folder or a run of toolrl) or `predictions` (a JSONL file) is the
-    source of completions; `data` and `reward` belong to the examples bench, `categories` and
-    `bfcl_wheel` to bfcl. Without a `format` it is that of the model's training, else toolrl, which
+    source of completions. Without a `format` it is that of the model's training, else toolrl, which
     `template`, a Jinja file, words. `max_new_tokens` is the longest completion in tokens, `limit` the number
     of entries.
+
+    Some fields belong to some benches: `data` to all but bfcl, `reward` to examples, `categories` and `bfcl_wheel` to
+    bfcl, `own_prompt` (show the prompts of the data as they are) to api-bank, `search` (the engine behind the tool),
+    `record` (a file that keeps its answers) and `judge` (what decides whether an answer is right) to bamboogle.
 
     Raises:
         ConfigError: the values contradict each other.
@@ -69,6 +71,10 @@ class EvalConfig:
     reward: str = "fine-grained"
     categories: tuple[str, ...] = ()
     bfcl_wheel: Path | None = None
+    own_prompt: bool = False
+    search: str | None = None
+    record: Path | None = None
+    judge: str | None = None
     limit: int | None = None
     max_new_tokens: int = 256
     batch_size: int = 8
@@ -80,15 +86,17 @@ class EvalConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.bench not in BENCHES:
-            raise ConfigError(f"unknown bench {self.bench!r}; choose from {', '.join(BENCHES)}")
+        kind = find_bench(self.bench)
         if (self.model is None) == (self.predictions is None):
             raise ConfigError("completions need one source; give either --model or --predictions")
-        if (self.data is None) == (self.bench == "examples"):
-            raise ConfigError("--data FILE is what --bench examples evaluates on; give the two together")
-        if self.bench != "bfcl" and (self.categories or self.bfcl_wheel):
-            raise ConfigError("--category and --bfcl-wheel belong to --bench bfcl; leave them out")
-        choose_categories(self.categories)
+        if "data" in kind.options and self.data is None:
+            raise ConfigError(f"--data FILE is what --bench {self.bench} evaluates on; give the two together")
+        for field in fields(self):
+            others = owners(field.name)
+            if others and self.bench not in others and getattr(self, field.name) != field.default:
+                option = OPTIONS.get(field.name, f"--{field.name.replace('_', '-')}")
+                raise ConfigError(f"{option} belongs to --bench {' and '.join(others)}; leave it out")
+        kind.check(self)
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Prog
     """
     text_format = settle_format(config)
     manifest = describe_run(config, text_format)
-    with open_bench(config, text_format) as bench:
+    with find_bench(config.bench).open(config, text_format) as bench:
         entries = bench.entries()
         notes: tuple[str, ...] = ()
         if config.predictions is not None:
@@ -174,20 +182,29 @@ def plan(config: EvalConfig) -> Manifest:
 
 def describe_run(config: EvalConfig, text_format: TextFormat) -> Manifest:
     """The manifest of an evaluation in a text format; raise as `plan`."""
-    hashes = {"format": text_format.digest}
-    left_out = {"output", "seed", "bfcl_wheel", "resume", "overwrite"}
-    if config.bench == "bfcl":
-        hashes["bfcl_wheel"] = WHEEL.sha256
-        left_out |= {"data", "reward"}
+    kind = find_bench(config.bench)
+    hashes = {"format": text_format.digest, **kind.hashes(config)}
     if config.data is not None:
-        hashes |= {"data": hash_file(config.data), "reward": find_reward(config.reward).digest}
+        hashes |= hash_data(config.data)
     if config.predictions is not None:
         hashes["predictions"] = hash_file(config.predictions)
+    left_out = {"output", "seed", "bfcl_wheel", "resume", "overwrite"}
+    left_out |= {field.name for field in fields(config) if owners(field.name) and field.name not in kind.options}
     values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in left_out}
-    values["categories"] = list(config.categories)
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
     return Manifest.create(
         "eval", values, seed=config.seed, format=text_format.name, hashes=hashes, parent=config.model
     )
+
+
+def hash_data(path: Path) -> dict[str, str]:
+    """The hash of a file, or of the files of a folder with their names; none of a data set on the Hub."""
+    if is_hub(path):
+        return {}
+    if not path.is_dir():
+        return {"data": hash_file(path)}
+    files = [[str(file.relative_to(path)), hash_file(file)] for file in find_files([path])]
+    return {"data": hashlib.sha256(dump_json(files).encode()).hexdigest()[:16]}
 
 
 def settle_format(config: EvalConfig) -> TextFormat:
@@ -197,7 +214,7 @@ def settle_format(config: EvalConfig) -> TextFormat:
         ConfigError: the model was trained in another one, or rewards do not read it.
     """
     text_format = choose_format(config.model, config.format, config.template)
-    if config.data is not None:
+    if "reward" in find_bench(config.bench).options:
         require_readable(text_format)
     folder = Path(config.model or "")
     if config.model is None or not (folder / FILE_NAME).is_file():
@@ -209,16 +226,6 @@ def settle_format(config: EvalConfig) -> TextFormat:
             "leave out --format and --template, use the toolrl version of the training, or --allow-mismatch"
         )
     return text_format
-
-
-@contextmanager
-def open_bench(config: EvalConfig, text_format: TextFormat) -> Iterator[Bench]:
-    """The bench of the configuration, ready for use inside the block."""
-    if config.data is not None:
-        yield ExamplesBench(config.data, find_reward(config.reward), text_format)
-    else:
-        with open_bfcl(config.bfcl_wheel, config.categories) as bench:
-            yield bench
 
 
 def load_engine(config: EvalConfig) -> Engine:
@@ -267,6 +274,8 @@ def to_prompt(entry: Entry, text_format: TextFormat) -> Prompt:
     Raises:
         DataError: its tools or messages are not of OpenAI's form.
     """
+    if entry.prompt is not None:
+        return Prompt(entry.id, entry.prompt)
     try:
         messages, tools = text_format.render_prompt(entry.tools, entry.messages)
     except (DataError, KeyError, TypeError, AttributeError) as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from toolrl_cli.benches.stats import Interval
@@ -17,13 +19,17 @@ MAX_DEPTH = 64
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One question of a benchmark: what the model sees, and in `payload` what its grading needs."""
+    """One question of a benchmark: what the model sees, and in `payload` what its grading needs.
+
+    `prompt` are the messages that the model is given as they are, where the text format is not to word them.
+    """
 
     id: str
     category: str
     tools: tuple[Json, ...]
     messages: tuple[Json, ...]
     payload: Any = None
+    prompt: tuple[Json, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,58 @@ class Bench(Protocol):
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """The headline numbers over all results, in the benchmark's order."""
         ...
+
+
+class BenchConfig(Protocol):
+    """What a bench may read of the configuration of an evaluation; `EvalConfig` says what each means."""
+
+    @property
+    def data(self) -> Path | None: ...
+    @property
+    def reward(self) -> str: ...
+    @property
+    def categories(self) -> tuple[str, ...]: ...
+    @property
+    def bfcl_wheel(self) -> Path | None: ...
+    @property
+    def own_prompt(self) -> bool: ...
+    @property
+    def search(self) -> str | None: ...
+    @property
+    def record(self) -> Path | None: ...
+    @property
+    def judge(self) -> str | None: ...
+
+
+def accept(config: BenchConfig) -> None:
+    """Refuse nothing."""
+
+
+def hash_nothing(config: BenchConfig) -> dict[str, str]:
+    """No hashes."""
+    return {}
+
+
+@dataclass(frozen=True)
+class BenchKind:
+    """A benchmark as `--bench` knows it; one that a module of this package holds is found by its name.
+
+    `open` gives the bench, ready for use inside its block. `options` are the fields of the configuration that only
+    some benches read, this one among them; one with `data` cannot do without. `check` raises `ConfigError` for
+    values that contradict each other, `hashes` are those of what the bench brings along, for the manifest.
+    """
+
+    name: str
+    open: Callable[[BenchConfig, TextFormat], AbstractContextManager[Bench]]
+    options: frozenset[str] = frozenset()
+    check: Callable[[BenchConfig], None] = accept
+    hashes: Callable[[BenchConfig], dict[str, str]] = hash_nothing
+
+
+def data_of(config: BenchConfig) -> Path:
+    """The file or folder of `--data`, for a bench that reads one."""
+    assert config.data is not None
+    return config.data
 
 
 class SingleTurn:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from toolrl_cli.benches.base import Answer, Entry, Findings, Result, SingleTurn, Verdict
+from toolrl_cli.benches.base import (
+    Answer,
+    BenchConfig,
+    BenchKind,
+    Entry,
+    Findings,
+    Result,
+    SingleTurn,
+    Verdict,
+    data_of,
+)
 from toolrl_cli.benches.stats import bootstrap_mean, wilson
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.records import Example, Outcome, Rollout, Target
-from toolrl_cli.rewards import Reward
+from toolrl_cli.rewards import Reward, find_reward
 
 
 class ExamplesBench(SingleTurn):
@@ -69,3 +80,16 @@ class ExamplesBench(SingleTurn):
         for part in [name for name in scores[0] if name not in ("outcome", "reasons")]:
             metrics[part] = bootstrap_mean([score[part] for score in scores], seed=seed)
         return Findings(metrics)
+
+
+def open_examples(config: BenchConfig, text_format: TextFormat) -> nullcontext[ExamplesBench]:
+    """The bench of a file; raise `ConfigError` for an unknown reward."""
+    return nullcontext(ExamplesBench(data_of(config), find_reward(config.reward), text_format))
+
+
+KIND = BenchKind(
+    "examples",
+    open_examples,
+    options=frozenset({"data", "reward"}),
+    hashes=lambda config: {"reward": find_reward(config.reward).digest},
+)

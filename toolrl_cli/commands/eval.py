@@ -1,15 +1,27 @@
 """`toolrl eval`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from toolrl_cli.commands import options
 
 
+def known_bench(name: str) -> str:
+    """The name of a bench, or a usage error."""
+    from toolrl_cli.benches.registry import BENCHES
+
+    if name not in BENCHES:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(BENCHES)}")
+    return name
+
+
 def evaluate(
-    bench: Annotated[Literal["bfcl", "examples"], typer.Option("--bench", help="What to evaluate on.")],
+    bench: Annotated[
+        str,
+        typer.Option("--bench", callback=known_bench, help="What to evaluate on: api-bank, bamboogle, bfcl, examples."),
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", readable=False, help="Folder for results.jsonl and summary.json.")
     ],
@@ -19,7 +31,8 @@ def evaluate(
         typer.Option(readable=False, help="JSONL of id and completion, or id and tool_calls, instead of a model."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(readable=False, help="examples: the examples.jsonl to evaluate on.")
+        Path | None,
+        typer.Option(readable=False, help="All but bfcl: the file to evaluate on; api-bank takes a folder too."),
     ] = None,
     reward: Annotated[str, typer.Option(help="examples: the reward that scores.")] = "fine-grained",
     category: Annotated[
@@ -27,6 +40,23 @@ def evaluate(
     ] = None,
     bfcl_wheel: Annotated[
         Path | None, typer.Option(readable=False, help="bfcl: local wheel of bfcl-eval, for use offline.")
+    ] = None,
+    own_prompt: Annotated[
+        bool, typer.Option("--own-prompt", help="api-bank: show the prompts of processed rows as they are.")
+    ] = False,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="bamboogle: the engine behind the search tool; bm25:CORPUS.jsonl, recorded:FILE, serper, wikipedia "
+            "or none."
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(readable=False, help="bamboogle: keep what the engine answers in this file.")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="bamboogle: what is right; exact (default), or endpoint:URL#MODEL."),
     ] = None,
     limit: options.Limit = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 256,
@@ -51,9 +81,9 @@ def evaluate(
 
     settings = evaluation.EvalConfig(
         bench=bench, output=output, model=model, predictions=predictions, data=data, reward=reward,
-        categories=tuple(category or ()), bfcl_wheel=bfcl_wheel, limit=limit, max_new_tokens=max_new_tokens,
-        batch_size=batch_size, format=format, template=template, seed=seed, allow_mismatch=allow_mismatch,
-        resume=resume, overwrite=overwrite,
+        categories=tuple(category or ()), bfcl_wheel=bfcl_wheel, own_prompt=own_prompt, search=search,
+        record=record, judge=judge, limit=limit, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        format=format, template=template, seed=seed, allow_mismatch=allow_mismatch, resume=resume, overwrite=overwrite,
     )  # fmt: skip
     if dry_run:
         return console.print_record("plan", asdict(evaluation.plan(settings)), as_json=as_json)

@@ -12,7 +12,7 @@ from typing import Any
 from toolrl_cli.benches.bfcl.bench import find_package
 from toolrl_cli.errors import DataError
 from toolrl_cli.jsonl import read_lines
-from toolrl_cli.prepare.reading import find_files, read_chunks
+from toolrl_cli.reading import find_files, read_chunks
 from toolrl_cli.records import Example, Json, ToolCall
 from toolrl_cli.sources.registry import SOURCES, recognise
 

@@ -12,8 +12,8 @@ from toolrl_cli.errors import DataError
 from toolrl_cli.jsonl import Line, dump_json
 from toolrl_cli.prepare.changing import change
 from toolrl_cli.prepare.config import PrepareConfig
-from toolrl_cli.prepare.reading import Chunk
 from toolrl_cli.prepare.summary import Reject, SourceCounts
+from toolrl_cli.reading import Chunk
 from toolrl_cli.records import JSON_NAMES, Example, Json
 from toolrl_cli.sources.base import REPAIRS, RowError, Source
 from toolrl_cli.sources.registry import recognise

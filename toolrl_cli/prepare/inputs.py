@@ -11,7 +11,7 @@ from toolrl_cli.errors import DataError
 from toolrl_cli.jsonl import STDIO, Line
 from toolrl_cli.prepare.config import PrepareConfig
 from toolrl_cli.prepare.converting import Input, Piece, not_object
-from toolrl_cli.prepare.reading import Chunk, data_stem, find_files, is_hub, read_chunks
+from toolrl_cli.reading import Chunk, data_stem, find_files, is_hub, read_chunks
 from toolrl_cli.records import Json
 from toolrl_cli.sources.base import Source
 from toolrl_cli.sources.registry import CATALOGUES, detect_source, find_source

@@ -18,9 +18,9 @@ from toolrl_cli.parallel import map_in_order
 from toolrl_cli.prepare.config import PrepareConfig
 from toolrl_cli.prepare.converting import Converted, make_converter
 from toolrl_cli.prepare.inputs import OpenInput, open_inputs, pieces_of
-from toolrl_cli.prepare.reading import is_hub
 from toolrl_cli.prepare.spool import Spool
 from toolrl_cli.prepare.summary import Summary
+from toolrl_cli.reading import is_hub
 from toolrl_cli.records import Json
 
 

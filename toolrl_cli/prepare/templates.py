@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolrl_cli.errors import ConfigError
 from toolrl_cli.jsonl import open_atomic
-from toolrl_cli.prepare.reading import find_files, read_chunks
+from toolrl_cli.reading import find_files, read_chunks
 from toolrl_cli.sources.extraction import extract_template
 
 

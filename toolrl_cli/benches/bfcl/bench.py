@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from toolrl_cli.benches.base import Answer, Entry, Findings, Result, SingleTurn, Verdict
+from toolrl_cli.benches.base import Answer, BenchConfig, BenchKind, Entry, Findings, Result, SingleTurn, Verdict
 from toolrl_cli.benches.bfcl.categories import AST_COUNTS, COUNTS, aggregate, choose_categories
 from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.benches.bfcl.tools import to_tool
@@ -133,3 +133,17 @@ def describe(total: Counter[str], results: Sequence[Result]) -> Iterator[str]:
     failed = sum(result.error_type == "checker" for result in results)
     if failed:
         yield f"counted wrong because the official checker failed on them: {failed}"
+
+
+def check(config: BenchConfig) -> None:
+    """Raise `ConfigError` for a category that is none."""
+    choose_categories(config.categories)
+
+
+KIND = BenchKind(
+    "bfcl",
+    lambda config, text_format: open_bfcl(config.bfcl_wheel, config.categories),
+    options=frozenset({"categories", "bfcl_wheel"}),
+    check=check,
+    hashes=lambda config: {"bfcl_wheel": WHEEL.sha256},
+)
