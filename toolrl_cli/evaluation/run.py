@@ -1,22 +1,21 @@
-"""Evaluation: entries of a benchmark, completions of an engine, graded results on disk, one summary."""
+"""Run a benchmark: entries of a bench, completions of an engine, graded results on disk, one summary."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, as_missing, read_answer
 from toolrl_cli.benches.bfcl.bench import WHEEL, open_bfcl
-from toolrl_cli.benches.bfcl.categories import choose_categories
 from toolrl_cli.benches.examples import ExamplesBench
-from toolrl_cli.benches.stats import Interval, wilson
 from toolrl_cli.errors import ConfigError, DataError, FormatError
+from toolrl_cli.evaluation.config import EvalConfig
+from toolrl_cli.evaluation.summary import Summary, summarize
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Engine, Prompt
 from toolrl_cli.inference.predictions import RecordedEngine, read_predictions
@@ -24,10 +23,8 @@ from toolrl_cli.jsonl import RecordLog, drop_partial_line, dump_json, read_recor
 from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Completion, Json
 from toolrl_cli.rewards import find_reward, require_readable
-from toolrl_cli.training.config import FormatName
 from toolrl_cli.training.text_format import choose_format
 
-BENCHES = ("bfcl", "examples")
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
 Progress = Callable[[int, int], None]
 
@@ -37,88 +34,6 @@ class Request(NamedTuple):
 
     entry: Entry
     prompt: Prompt
-
-
-class Table(NamedTuple):
-    """A table of texts, as `console.print_table` takes it."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """What to evaluate, on what, and where the results go.
-
-    Either `model` (a name, a folder or a run of toolrl) or `predictions` (a JSONL file) is the
-    source of completions; `data` and `reward` belong to the examples bench, `categories` and
-    `bfcl_wheel` to bfcl. Without a `format` it is that of the model's training, else toolrl, which
-    `template`, a Jinja file, words. `max_new_tokens` is the longest completion in tokens, `limit` the number
-    of entries.
-
-    Raises:
-        ConfigError: the values contradict each other.
-    """
-
-    bench: str
-    output: Path
-    model: str | None = None
-    predictions: Path | None = None
-    data: Path | None = None
-    reward: str = "fine-grained"
-    categories: tuple[str, ...] = ()
-    bfcl_wheel: Path | None = None
-    limit: int | None = None
-    max_new_tokens: int = 256
-    batch_size: int = 8
-    format: FormatName | None = None
-    template: Path | None = None
-    seed: int = 0
-    allow_mismatch: bool = False
-    resume: bool = False
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.bench not in BENCHES:
-            raise ConfigError(f"unknown bench {self.bench!r}; choose from {', '.join(BENCHES)}")
-        if (self.model is None) == (self.predictions is None):
-            raise ConfigError("completions need one source; give either --model or --predictions")
-        if (self.data is None) == (self.bench == "examples"):
-            raise ConfigError("--data FILE is what --bench examples evaluates on; give the two together")
-        if self.bench != "bfcl" and (self.categories or self.bfcl_wheel):
-            raise ConfigError("--category and --bfcl-wheel belong to --bench bfcl; leave them out")
-        choose_categories(self.categories)
-
-
-@dataclass(frozen=True)
-class Tally:
-    """The results of one category; every entry counts in `n`, also one that got no completion."""
-
-    n: int
-    correct: int
-    accuracy: Interval
-    parse_failures: int
-    truncated: int
-    no_prediction: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What an evaluation found; all shares lie between 0 and 1 and carry 95% intervals."""
-
-    bench: str
-    source: str
-    n: int
-    metrics: Mapping[str, Interval]
-    categories: Mapping[str, Tally]
-    outcomes: Mapping[str, int]
-    official: Json | None
-    notes: tuple[str, ...]
-
-    def to_json(self) -> Json:
-        """The record as JSON values."""
-        return asdict(self)
 
 
 def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Progress | None = None) -> Summary:
@@ -376,64 +291,3 @@ def hash_prompt(prompt: Prompt) -> str:
     """What tells whether two evaluations asked the same."""
     given = prompt.messages if prompt.tools is None else [prompt.messages, prompt.tools]
     return hashlib.sha256(dump_json(given).encode()).hexdigest()[:16]
-
-
-def summarize(bench: Bench, results: Sequence[Result], source: str, seed: int, notes: tuple[str, ...]) -> Summary:
-    """Count the results by category and outcome, and add what the bench finds."""
-    findings = bench.summarize(results, seed=seed)
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result.category, []).append(result)
-    return Summary(
-        bench=bench.name,
-        source=source,
-        n=len(results),
-        metrics=findings.metrics,
-        categories={category: tally(group) for category, group in groups.items()},
-        outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in results).items())),
-        official=findings.official,
-        notes=notes + findings.notes,
-    )
-
-
-def tally(results: Sequence[Result]) -> Tally:
-    """The counts of one category."""
-    correct = sum(result.correct for result in results)
-    kinds = Counter(result.error_type for result in results)
-    truncated = sum(result.truncated for result in results)
-    return Tally(len(results), correct, wilson(correct, len(results)), kinds["parse"], truncated, kinds["missing"])
-
-
-def summary_tables(summary: Summary) -> list[Table]:
-    """The summary as tables for a terminal: title, columns, rows."""
-    # Thirteen categories with names of 22 letters fit a terminal of 80 columns only with headings of two lines.
-    columns = ["category", "n", "% correct\n(95% interval)", "parse\nerrors", "cut\noff", "no\nanswer"]
-    categories = [tally_row(name, tally) for name, tally in summary.categories.items()]
-    metrics = [[name, f"{m.value:.4f}", f"{m.low:.4f} .. {m.high:.4f}"] for name, m in summary.metrics.items()]
-    tables = [
-        Table(f"{summary.bench}: {summary.source}", columns, categories),
-        Table(f"over all {summary.n} entries", ["metric", "value", "95% interval"], metrics),
-    ]
-    return tables if summary.official is None else [*tables, official_table(summary.official)]
-
-
-def tally_row(name: str, tally: Tally) -> list[str]:
-    """A category as a row of its table."""
-    share, low, high = (f"{100 * bound:.1f}" for bound in astuple(tally.accuracy))
-    counts = [str(count) for count in (tally.parse_failures, tally.truncated, tally.no_prediction)]
-    return [name, str(tally.n), f"{share} ({low}-{high})", *counts]
-
-
-def official_table(official: Json) -> Table:
-    """The leaderboard's aggregation as a table."""
-    rows = [
-        [name, percent(official["groups"][name]), percent(official["groups_of_what_ran"][name])]
-        for name in official["groups"]
-    ]
-    rows.append(["overall", percent(official["overall"]), percent(official["overall_of_what_ran"])])
-    return Table(f"as {official['version']} adds up", ["group", "official (missing = 0)", "of what ran"], rows)
-
-
-def percent(share: float | None) -> str:
-    """A share in percent, `-` for none."""
-    return "-" if share is None else f"{100 * share:.2f}%"
