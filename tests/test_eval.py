@@ -392,13 +392,13 @@ def test_an_interrupt_ends_with_130_and_keeps_results(tmp_path: Path) -> None:
     config = configure(tmp_path, FIVE, [{"id": id, "completion": text} for id, text in TEXTS.items()])
     script = f"""
 import os, signal, sys
-from toolrl_cli import evaluation
 from toolrl_cli.cli import app
-append = evaluation.RecordLog.append
+from toolrl_cli.jsonl import RecordLog
+append = RecordLog.append
 def interrupt(log, record):
     append(log, record)
     os.kill(os.getpid(), signal.SIGINT)
-evaluation.RecordLog.append = interrupt
+RecordLog.append = interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 app(["eval", "--bench", "examples", "--data", {str(config.data)!r}, "--predictions", {str(config.predictions)!r},
      "-o", {str(config.output)!r}])

@@ -30,8 +30,8 @@ def test_wilson_gives_the_published_values(correct: int, n: int, expected: tuple
 
 
 def test_the_bootstrap_of_a_constant_is_the_constant() -> None:
-    assert bootstrap_mean([2.5] * 7) == Interval(2.5, 2.5, 2.5)
-    assert bootstrap_mean([4.0]) == Interval(4.0, 4.0, 4.0)
+    assert bootstrap_mean([2.5] * 7) == Interval(2.5, 2.5, 2.5, 7, "bootstrap", "mean")
+    assert bootstrap_mean([4.0]) == Interval(4.0, 4.0, 4.0, 1, "bootstrap", "mean")
 
 
 def test_the_bootstrap_follows_its_seed() -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, as_missing, read_answer
+from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, Verdict, as_missing, read_answer
 from toolrl_cli.benches.bfcl.bench import WHEEL, open_bfcl
 from toolrl_cli.benches.examples import ExamplesBench
-from toolrl_cli.errors import ConfigError, DataError, FormatError
+from toolrl_cli.benches.failures import find_failure
+from toolrl_cli.errors import ConfigError, DataError, FormatError, ToolrlError, first_line
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.summary import Summary, summarize
 from toolrl_cli.formats.base import TextFormat
@@ -23,7 +24,7 @@ from toolrl_cli.jsonl import RecordLog, drop_partial_line, dump_json, read_recor
 from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Completion, Json
 from toolrl_cli.rewards import find_reward, require_readable
-from toolrl_cli.training.text_format import choose_format
+from toolrl_cli.training.text_format import TEMPLATE_FILE, choose_format
 
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
 Progress = Callable[[int, int], None]
@@ -62,11 +63,13 @@ def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Prog
         requests = {entry.id: Request(entry, to_prompt(entry, text_format)) for entry in chosen}
         check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
         done = read_results(config.output / RESULTS) if config.resume else {}
+        refuse_other_prompts(config.output, done, requests)
         pending = {id: request for id, request in requests.items() if id not in done}
         if pending:
             # The model loads before the folder is made, so that a wrong name leaves nothing behind.
             engine = engine or load_engine(config)
             open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
+            keep_template(config.output, text_format)
             for result in run(bench, pending, engine, text_format, config.output / RESULTS):
                 done[result.id] = result
                 if progress is not None:
@@ -89,13 +92,12 @@ def plan(config: EvalConfig) -> Manifest:
 
 def describe_run(config: EvalConfig, text_format: TextFormat) -> Manifest:
     """The manifest of an evaluation in a text format; raise as `plan`."""
-    hashes = {"format": text_format.digest}
+    hashes = hash_graders(config, text_format)
     left_out = {"output", "seed", "bfcl_wheel", "resume", "overwrite"}
     if config.bench == "bfcl":
-        hashes["bfcl_wheel"] = WHEEL.sha256
         left_out |= {"data", "reward"}
     if config.data is not None:
-        hashes |= {"data": hash_file(config.data), "reward": find_reward(config.reward).digest}
+        hashes["data"] = hash_file(config.data)
     if config.predictions is not None:
         hashes["predictions"] = hash_file(config.predictions)
     values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in left_out}
@@ -103,6 +105,16 @@ def describe_run(config: EvalConfig, text_format: TextFormat) -> Manifest:
     return Manifest.create(
         "eval", values, seed=config.seed, format=text_format.name, hashes=hashes, parent=config.model
     )
+
+
+def hash_graders(config: EvalConfig, text_format: TextFormat) -> dict[str, str]:
+    """The hashes of what turns a completion into a verdict: the text format, and the checker or the reward."""
+    hashes = {"format": text_format.digest}
+    if config.bench == "bfcl":
+        hashes["bfcl_wheel"] = WHEEL.sha256
+    if config.data is not None:
+        hashes["reward"] = find_reward(config.reward).digest
+    return hashes
 
 
 def settle_format(config: EvalConfig) -> TextFormat:
@@ -219,6 +231,23 @@ def read_results(path: Path) -> dict[str, Result]:
     return {result.id: result for result in read_records(path, Result.from_json)} if path.exists() else {}
 
 
+def refuse_other_prompts(folder: Path, done: Mapping[str, Result], requests: Mapping[str, Request]) -> None:
+    """Raise `ConfigError` when a recorded answer is one to another prompt than the entry has now."""
+    shared = [(id, result) for id, result in done.items() if id in requests]
+    other = [id for id, result in shared if result.prompt_hash != hash_prompt(requests[id].prompt)]
+    if other:
+        raise ConfigError(
+            f"{folder}: {len(other)} recorded answers, such as {other[0]}, are to other prompts than those of now; "
+            "resume with the toolrl version that began, or --overwrite"
+        )
+
+
+def keep_template(folder: Path, text_format: TextFormat) -> None:
+    """Leave a copy of the template in the folder, so that the prompts can be rendered again."""
+    if text_format.template is not None:
+        (folder / TEMPLATE_FILE).write_bytes(text_format.template.encode())
+
+
 def complete(prompts: Sequence[Prompt], engine: Engine) -> Iterator[tuple[Prompt, Completion | None]]:
     """Every prompt once: with its completion as the engine yields it, at the end those without one."""
     waiting = {prompt.id: prompt for prompt in prompts}
@@ -267,7 +296,7 @@ def answer_message(answer: Answer, text_format: TextFormat) -> Json:
 def grade(bench: Bench, dialogue: Dialogue, *, missing: bool) -> Result:
     """The graded result of an entry; one that lacks a completion is wrong, and scored as if that were empty."""
     request, answers = dialogue.request, dialogue.answers
-    verdict = bench.grade(request.entry, answers)
+    verdict = judge(bench, request.entry, answers)
     if missing:
         verdict = as_missing(verdict)
     answer = answers[-1]
@@ -284,7 +313,18 @@ def grade(bench: Bench, dialogue: Dialogue, *, missing: bool) -> Result:
         tool_calls=[call.to_json() for call in answer.calls],
         score=verdict.score,
         steps=[answer.completion.text for answer in answers] if len(answers) > 1 else None,
+        failure=find_failure(verdict, truncated=answer.completion.truncated),
     )
+
+
+def judge(bench: Bench, entry: Entry, answers: Sequence[Answer]) -> Verdict:
+    """The bench's verdict; a bench that fails on an answer costs that entry, not the run."""
+    try:
+        return bench.grade(entry, answers)
+    except ToolrlError:
+        raise
+    except Exception as error:
+        return Verdict(False, None, "grading", f"{type(error).__name__}: {first_line(error)}")
 
 
 def hash_prompt(prompt: Prompt) -> str:

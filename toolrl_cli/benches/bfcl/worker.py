@@ -24,7 +24,7 @@ def serve(package: str) -> None:
     replies, sys.stdout = sys.stdout, sys.stderr
     replace_modules()
     sys.path.insert(0, package)
-    jobs: dict[str, Callable[..., Json]] = {"load": load, "check": check}
+    jobs: dict[str, Callable[..., Json]] = {"load": load, "check": check, "gold": gold}
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -65,7 +65,18 @@ def check(category: str, id: str, calls: list[Json]) -> Json:
     functions, truth = load_gold(category)[id]
     verdict = ast_checker(functions, calls, truth, language, category, MODEL)
     error = "; ".join(map(str, verdict["error"]))[:500]
-    return {"valid": verdict["valid"], "error_type": verdict.get("error_type"), "error": error}
+    tried = [item for each in verdict["error"] if isinstance(each, dict) for item in each.values()]
+    return {
+        "valid": verdict["valid"],
+        "error_type": verdict.get("error_type"),
+        "error": error,
+        "mismatches": [item["sub_error_type"] for item in tried if isinstance(item, dict) and "sub_error_type" in item],
+    }
+
+
+def gold(category: str, id: str) -> Json:
+    """The possible answers of an entry `[{name: {parameter: [values]}}]`."""
+    return {"answers": load_gold(category)[id][1]}
 
 
 @functools.cache
