@@ -27,11 +27,6 @@ class Change:
     now: float
     difference: Interval
 
-    @property
-    def drop(self) -> float:
-        """How much lower it is now, in percentage points for shares."""
-        return -self.difference.scale * self.difference.value
-
 
 @dataclass(frozen=True)
 class Flips:

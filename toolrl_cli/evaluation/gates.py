@@ -69,23 +69,32 @@ def resolve(name: str, option: str, summary: Summary, known: Mapping[str, object
 def check_level(name: str, figure: Interval, limit: float) -> Gate:
     """One figure against the lowest it may be."""
     sign = "%" if figure.unit == "share" else ""
-    value, low, high = (figure.scale * bound for bound in (figure.value, figure.low, figure.high))
-    passed = round(value, DIGITS) >= limit
+    value = round(figure.scale * figure.value, DIGITS)
+    passed = value >= limit
+    shown, low, high = (spell(figure.scale * bound, figure) for bound in (figure.value, figure.low, figure.high))
     how = "not under" if passed else "under"
-    text = f"{name} {value:.2f}{sign} (95% interval {low:.2f} to {high:.2f}, n {figure.n}) is {how} {limit:g}{sign}"
+    text = f"{name} {shown}{sign} (95% interval {low} to {high}, n {figure.n}) is {how} {limit:g}{sign}"
     return Gate(FAIL_UNDER, name, limit, value, passed, text)
 
 
 def check_drop(name: str, change: Change, limit: float) -> Gate:
     """One change against the most it may fall."""
-    scale, unit = change.difference.scale, " points" if change.difference.unit == "share" else ""
-    passed = round(change.drop, DIGITS) <= limit
-    low, high = -scale * change.difference.high, -scale * change.difference.low
-    text = (
-        f"{name} fell by {change.drop:.2f}{unit}, from {scale * change.before:.2f} to {scale * change.now:.2f} "
-        f"(95% interval {low:.2f} to {high:.2f}, {change.difference.n} pairs), {'not ' if passed else ''}over {limit:g}"
+    figure, unit = change.difference, " points" if change.difference.unit == "share" else ""
+    drop = round(-figure.scale * figure.value, DIGITS) + 0.0
+    passed = drop <= limit
+    before, now, low, high = (
+        spell(figure.scale * value, figure) for value in (change.before, change.now, figure.low, figure.high)
     )
-    return Gate(MAX_DROP, name, limit, change.drop, passed, text)
+    text = (
+        f"{name} went from {before} to {now}, by {spell(-drop, figure, sign='+')}{unit} (95% interval {low} to {high}, "
+        f"{figure.n} pairs), {'within' if passed else 'beyond'} the drop of {limit:g} that is allowed"
+    )
+    return Gate(MAX_DROP, name, limit, drop, passed, text)
+
+
+def spell(value: float, figure: Interval, *, sign: str = "") -> str:
+    """A number with the digits of its kind."""
+    return format(value, f"{sign}.{2 if figure.unit == 'share' else 4}f")
 
 
 def enforce(where: str, gates: Iterable[Gate]) -> None:

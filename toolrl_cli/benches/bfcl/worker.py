@@ -10,7 +10,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -65,13 +65,28 @@ def check(category: str, id: str, calls: list[Json]) -> Json:
     functions, truth = load_gold(category)[id]
     verdict = ast_checker(functions, calls, truth, language, category, MODEL)
     error = "; ".join(map(str, verdict["error"]))[:500]
-    tried = [item for each in verdict["error"] if isinstance(each, dict) for item in each.values()]
+    mismatches: list[str] = []
+    if verdict.get("error_type", "").endswith("cannot_find_match"):
+        # One call against one answer is what the official code calls multiple. What only explains must not raise.
+        compare = functools.partial(
+            ast_checker, functions, language=language, test_category="multiple", model_name=MODEL
+        )
+        with suppress(Exception):
+            mismatches = explain_mismatch(lambda call, answer: compare([call], [answer]), calls, truth)
     return {
         "valid": verdict["valid"],
         "error_type": verdict.get("error_type"),
         "error": error,
-        "mismatches": [item["sub_error_type"] for item in tried if isinstance(item, dict) and "sub_error_type" in item],
+        "mismatches": mismatches,
     }
+
+
+def explain_mismatch(compare: Callable[[Json, Json], Json], calls: list[Json], answers: list[Json]) -> list[str]:
+    """The error types of the calls that match no answer, against each of the answers that no call matches."""
+    verdicts = [[compare(call, answer) for answer in answers] for call in calls]
+    missed = [place for place in range(len(answers)) if not any(row[place]["valid"] for row in verdicts)]
+    unmatched = [row for row in verdicts if not any(verdict["valid"] for verdict in row)]
+    return [row[place]["error_type"] for row in unmatched for place in missed]
 
 
 def gold(category: str, id: str) -> Json:
