@@ -66,7 +66,7 @@ def check(category: str, id: str, calls: list[Json]) -> Json:
     verdict = ast_checker(functions, calls, truth, language, category, MODEL)
     error = "; ".join(map(str, verdict["error"]))[:500]
     mismatches: list[str] = []
-    if verdict.get("error_type", "").endswith("cannot_find_match"):
+    if (verdict.get("error_type") or "").endswith("cannot_find_match"):
         # One call against one answer is what the official code calls multiple. What only explains must not raise.
         compare = functools.partial(
             ast_checker, functions, language=language, test_category="multiple", model_name=MODEL
