@@ -172,16 +172,21 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     title = f"against {comparison.folder} ({comparison.source}), {comparison.pairs} entries of both"
     columns = ["", "before", "now", "difference", "95% interval", "n", "method"]
     changes = [*comparison.metrics.items(), *comparison.categories.items()]
-    flips = comparison.flips
-    kinds = {"right to wrong": flips.right_to_wrong, "wrong to right": flips.wrong_to_right}
+    kinds = {"right to wrong": comparison.flips.right_to_wrong, "wrong to right": comparison.flips.wrong_to_right}
     return [
         Table(title, columns, [change_row(name, change) for name, change in changes]),
         Table(
-            f"flipped entries, p = {flips.p_value:.4g} ({flips.method})",
+            "flipped entries",
             ["", "n", f"ids, the first {SHOWN}"],
             [[kind, str(len(ids)), ", ".join(ids[:SHOWN])] for kind, ids in kinds.items()],
         ),
     ]
+
+
+def flips_line(flips: Flips) -> str:
+    """What the test says of the flipped entries."""
+    lost, won = len(flips.right_to_wrong), len(flips.wrong_to_right)
+    return f"{lost} entries lost and {won} won since the baseline: p = {flips.p_value:.4g} ({flips.method})"
 
 
 def change_row(name: str, change: Change) -> list[str]:

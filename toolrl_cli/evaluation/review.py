@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from toolrl_cli.errors import ConfigError
-from toolrl_cli.evaluation.compare import Comparison, compare, comparison_tables, refuse_other_bench
+from toolrl_cli.evaluation.compare import Comparison, compare, comparison_tables, flips_line, refuse_other_bench
 from toolrl_cli.evaluation.gates import MAX_DROP, Gate, check_drops, check_levels, enforce
 from toolrl_cli.evaluation.junit import write_junit
 from toolrl_cli.evaluation.recorded import Recorded, read_recorded
@@ -64,8 +64,9 @@ class Review:
 
     def lines(self) -> list[str]:
         """What the tables leave out."""
+        compared = [flips_line(self.comparison.flips)] if self.comparison else []
         notes = [*self.summary.notes, *(self.comparison.notes if self.comparison else ())]
-        return [f"note: {note}" for note in notes] + [f"gate: {gate.text}" for gate in self.gates]
+        return [*compared, *(f"note: {note}" for note in notes), *(f"gate: {gate.text}" for gate in self.gates)]
 
     def enforce(self) -> None:
         """Raise `GateFailed` when a gate is not met."""
