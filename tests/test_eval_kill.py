@@ -66,7 +66,7 @@ def test_kills_at_any_time_leave_no_trace(tmp_path: Path, config: EvalConfig) ->
     for lines in (1, 4, 9):
         command = [sys.executable, "-c", SLOW_RUN, str(config.data), str(predictions), str(config.output)]
         with subprocess.Popen(command) as process:
-            wait_for(lambda wanted=lines: count_lines(results) >= wanted)  # type: ignore[misc]
+            wait_for(lambda wanted=lines: count_lines(results) >= wanted)
             process.kill()
         assert process.returncode == -signal.SIGKILL
         assert kept < lines <= count_lines(results) < COUNT

@@ -9,7 +9,8 @@ from random import Random
 
 import pytest
 
-from toolrl_cli.benches.bfcl.categories import COUNTS, aggregate, weigh_categories
+from toolrl_cli.benches.bfcl.categories import COUNTS, aggregate
+from toolrl_cli.benches.bfcl.weights import weigh_categories
 from toolrl_cli.benches.stats import (
     Interval,
     bootstrap_difference,
@@ -149,7 +150,7 @@ def test_the_normal_limit_of_a_weighted_sum_agrees_with_resampling() -> None:
 @pytest.mark.parametrize("names", [list(COUNTS), ["simple_java", "parallel", "live_parallel"], ["live_relevance"]])
 def test_the_weights_of_categories_give_the_official_aggregation(names: list[str]) -> None:
     accuracy = {name: Random(name).random() for name in names}
-    numbers, weights = aggregate(accuracy), weigh_categories(names)
+    numbers, weights = aggregate(accuracy), weigh_categories(aggregate, names)
     official = {group: score for group, score in numbers["groups_of_what_ran"].items() if score is not None}
     official |= {name: numbers[name] for name in ("overall", "overall_of_what_ran") if numbers[name]}
     assert {name: weigh(accuracy, parts) for name, parts in weights.items()} == pytest.approx(official, abs=1e-12)

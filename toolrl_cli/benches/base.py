@@ -47,7 +47,7 @@ class Turn:
 class Verdict:
     """What a benchmark says of an answer; `error_type` is a short name to count by.
 
-    `failure` is one of `failures.Failure`, where the benchmark knows better than outcome and error type tell.
+    `failure` is one of `failures.FailureKind`, where the benchmark knows better than outcome and error type tell.
     """
 
     correct: bool

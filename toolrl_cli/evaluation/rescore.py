@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toolrl_cli import __version__
 from toolrl_cli.benches.base import Result, read_answer
+from toolrl_cli.benches.failures import UNANSWERED
 from toolrl_cli.errors import DataError
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.recorded import Recorded, Reopened, read_finished, read_graded, reopen
@@ -75,7 +76,7 @@ def refuse_unknown(folder: Path, results: Mapping[str, Result], opened: Reopened
 
 
 def grade_again(opened: Reopened, request: Request, before: Result) -> Result:
-    """A result graded anew; what was asked and what was answered stay, and so does why there is no answer."""
+    """A result graded anew; what was asked and what was answered stay, and so does why there is no whole answer."""
     texts = before.steps or [before.completion or ""]
     answers = tuple(
         read_answer(opened.text_format, Completion(text, truncated=before.truncated and position == len(texts)))
@@ -84,7 +85,9 @@ def grade_again(opened: Reopened, request: Request, before: Result) -> Result:
     missing = before.completion is None
     now = grade(opened.bench, Dialogue(request, request.entry, answers), missing=missing)
     now = replace(now, prompt_hash=before.prompt_hash)
-    return replace(now, error_type=before.error_type, error=before.error, failure=before.failure) if missing else now
+    if before.error_type not in UNANSWERED:
+        return now
+    return replace(now, correct=False, error_type=before.error_type, error=before.error, failure=before.failure)
 
 
 def describe_changes(before: Mapping[str, Result], now: Mapping[str, Result], other_prompts: int) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from toolrl_cli.benches.base import Bench, Result
-from toolrl_cli.benches.failures import ERROR_TYPES, Failure
+from toolrl_cli.benches.failures import ERROR_TYPES, FailureKind
 from toolrl_cli.benches.stats import Interval, wilson
 from toolrl_cli.records import Json
 
@@ -106,8 +106,8 @@ def tally(results: Sequence[Result]) -> Tally:
     correct = sum(result.correct for result in results)
     kinds = Counter(result.error_type for result in results)
     truncated = sum(result.truncated for result in results)
-    failed = Counter(result.failure or Failure.OTHER for result in results if not result.correct)
-    failures = {failure.value: failed[failure] for failure in Failure if failure in failed}
+    failed = Counter(result.failure or FailureKind.OTHER for result in results if not result.correct)
+    failures = {failure.value: failed[failure] for failure in FailureKind if failure in failed}
     n = len(results)
     return Tally(n, correct, wilson(correct, n), kinds["parse"], truncated, kinds["missing"], failures)
 
@@ -149,7 +149,7 @@ def failure_tables(summary: Summary) -> Iterator[Table]:
     total: Counter[str] = Counter()
     for tally in summary.categories.values():
         total.update(tally.failures)
-    kinds = [kind.value for kind in Failure if total[kind.value]]
+    kinds = [kind.value for kind in FailureKind if total[kind.value]]
     if kinds:
         rows = [[name, *(str(t.failures.get(kind, 0)) for kind in kinds)] for name, t in summary.categories.items()]
         rows.append(["all", *(str(total[kind]) for kind in kinds)])

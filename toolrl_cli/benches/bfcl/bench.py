@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolrl_cli.benches.base import Answer, Entry, Findings, Result, SingleTurn, Verdict
-from toolrl_cli.benches.bfcl.categories import AST_COUNTS, COUNTS, aggregate, choose_categories, weigh_categories
+from toolrl_cli.benches.bfcl.categories import AST_COUNTS, COUNTS, aggregate, choose_categories
 from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.benches.bfcl.tools import to_tool
+from toolrl_cli.benches.bfcl.weights import weigh_categories
 from toolrl_cli.benches.failures import nearest_failure
 from toolrl_cli.benches.stats import bootstrap_weighted, wilson
 from toolrl_cli.downloads import Wheel, check_hash, unpack_wheel
@@ -71,7 +72,7 @@ class BfclBench(SingleTurn):
         """The share of correct entries, and the leaderboard's own aggregation."""
         total, correct = Counter(r.category for r in results), Counter(r.category for r in results if r.correct)
         official = aggregate({category: correct[category] / n for category, n in total.items()})
-        weights = weigh_categories(tuple(total))
+        weights = weigh_categories(aggregate, tuple(total))
         hits = {c: [1.0] * correct[c] + [0.0] * (n - correct[c]) for c, n in total.items()}
         metrics = {
             "accuracy": wilson(correct.total(), total.total()),

@@ -49,23 +49,6 @@ def aggregate(accuracy: Mapping[str, float]) -> Json:
     }
 
 
-def weigh_categories(names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How much each of the categories counts in every number of `aggregate` that has one of them.
-
-    The aggregation is linear once it is known what ran, so a category's weight is what the others leave at zero.
-    """
-    weights: dict[str, dict[str, float]] = {}
-    for name in names:
-        numbers = aggregate({other: float(other == name) for other in names})
-        groups = {group: score for group, score in numbers["groups_of_what_ran"].items() if score is not None}
-        overall = {key: numbers[key] for key in ("overall", "overall_of_what_ran") if numbers[key] is not None}
-        for number, weight in (overall | groups).items():
-            weights.setdefault(number, {})[name] = weight
-    return {
-        number: {name: w for name, w in parts.items() if w} for number, parts in weights.items() if any(parts.values())
-    }
-
-
 def group_scores(accuracy: Mapping[str, float], *, missing: float | None) -> dict[str, float | None]:
     """The scores that the overall number is made of (bfcl-eval 2026.3.23, `generate_leaderboard_csv`)."""
     scores = {name: accuracy.get(name, missing) for name in COUNTS}
