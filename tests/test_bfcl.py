@@ -109,7 +109,7 @@ def test_verdicts_are_the_checkers(checker: Checker) -> None:
     bench = BfclBench(checker)
     assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 1}))]) == Verdict(True, Outcome.EXACT)
     wrong = Verdict(False, Outcome.WRONG, "simple:wrong", "python; simple_python")
-    assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 1}))]) == wrong
+    assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 2}))]) == wrong
     assert bench.grade(entry(), [answer()]) == Verdict(False, Outcome.NO_CALL, *vars_of(wrong))
     cut = Answer(Completion("text", truncated=True))
     assert bench.grade(entry(), [cut]).outcome is Outcome.TRUNCATED
@@ -125,7 +125,7 @@ def vars_of(verdict: Verdict) -> tuple[str | None, str | None]:
 def test_calls_that_cannot_be_read_are_malformed(checker: Checker) -> None:
     broken = Answer(Completion("text"), error="call is not JSON")
     expected = Verdict(False, Outcome.MALFORMED, "parse", "call is not JSON")
-    assert BfclBench(checker).grade(entry(), broken) == expected
+    assert BfclBench(checker).grade(entry(), [broken]) == expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_calls_that_cannot_be_read_are_malformed(checker: Checker) -> None:
 )
 def test_a_failing_checker_costs_its_entry_only(checker: Checker, action: str, error: str) -> None:
     bench = BfclBench(checker)
-    failed = bench.grade(entry(), answer(ToolCall("a.f", {"action": action})))
+    failed = bench.grade(entry(), [answer(ToolCall("a.f", {"action": action}))])
     assert failed == Verdict(False, Outcome.WRONG, "checker", error)
     assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 1}))]).correct
 
@@ -151,7 +151,7 @@ def test_entries_that_cannot_be_loaded_are_one_line(checker: Checker) -> None:
 def test_hostile_values_reach_the_checker_as_data(checker: Checker, tmp_path: Path) -> None:
     attack = f"__import__('os').system('touch {tmp_path}/pwned')"
     hostile = answer(ToolCall(attack, {attack: [attack, "\ud800\n\x00", float("inf"), 10**400]}))
-    verdict = BfclBench(checker).grade(entry(), hostile)
+    verdict = BfclBench(checker).grade(entry(), [hostile])
     assert (verdict.correct, verdict.error_type) == (False, "simple:wrong")
     assert not (tmp_path / "pwned").exists()
 

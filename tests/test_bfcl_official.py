@@ -159,7 +159,7 @@ def test_entries_are_complete_and_hinted(bench: BfclBench) -> None:
 
 
 def grade_one(bench: BfclBench, id: str, *calls: ToolCall) -> Verdict:
-    return bench.grade(Entry(id, id.rsplit("_", 1)[0], (), ()), Answer(Completion(""), calls))
+    return bench.grade(Entry(id, id.rsplit("_", 1)[0], (), ()), [Answer(Completion(""), calls)])
 
 
 def test_java_values_are_literals_in_strings(bench: BfclBench) -> None:
