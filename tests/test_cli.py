@@ -117,7 +117,7 @@ class TestUsage:
             (["score", "x", "y"], "Error: Got unexpected extra argument(s) (y)"),
             (["sft", "x", "--model", "m", "-o", "o", "--limit", "few"], "Error: Invalid value for '--limit'"),
             (["sft", "x", "--model", "m", "-o", "o", "--tuning", "half"], "Error: Invalid value for '--tuning'"),
-            (["eval", "--bench", "bfcl"], "Error: Missing option '-o' / '--output'."),
+            (["eval", "--bench", "bfcl"], "Error: Invalid value: give --bench and -o to evaluate, or the DIR"),
         ],
         ids=lambda words: " ".join(words) if isinstance(words, list) else "",
     )

@@ -106,8 +106,8 @@ def test_every_kind_of_answer_has_its_result(tmp_path: Path) -> None:
     }  # fmt: skip
     assert len({row["prompt_hash"] for row in rows.values()}) == 5
 
-    shown = summary.to_json()
-    assert shown == json.loads((tmp_path / "out" / "summary.json").read_text("utf-8")) | {"notes": ()}
+    shown = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
+    assert shown == json.loads(json.dumps(summary.to_json()))
     assert (shown["bench"], shown["n"], shown["official"]) == ("examples", 5, None)
     # correctness: 3 exact, 1 for the right tool and argument name, -3 broken, -3 missing, 0 without gold calls
     assert {name: round(metric["value"], 4) for name, metric in shown["metrics"].items()} == {
@@ -120,6 +120,12 @@ def test_every_kind_of_answer_has_its_result(tmp_path: Path) -> None:
     counts = {"n": 4, "correct": 1, "parse_failures": 1, "truncated": 1, "no_prediction": 1}
     assert shown["categories"]["set"] | counts == shown["categories"]["set"]
     assert all(metric["low"] <= metric["value"] <= metric["high"] for metric in shown["metrics"].values())
+    assert {row["id"]: row["failure"] for row in rows.values()} == {
+        "a": None, "b": "wrong_value", "c": "truncated", "d": "error", "e": None
+    }  # fmt: skip
+    assert shown["categories"]["set"]["failures"] == {"error": 1, "truncated": 1, "wrong_value": 1}
+    missing = {"id": "d", "category": "set", "error_type": "missing", "error": "no prediction"}
+    assert shown["errors"] == {"n": 1, "shown": [missing]}
 
 
 @pytest.mark.parametrize(
@@ -392,10 +398,10 @@ def test_tables_show_the_numbers(tmp_path: Path) -> None:
     categories, metrics = summary_tables(evaluate(config))
     assert categories.rows == [["set", "1", "100.0 (20.7-100.0)", "0", "0", "0"]]
     assert metrics.rows == [
-        ["exact_rate", "1.0000", "0.2065 .. 1.0000"],
-        ["total", "4.0000", "4.0000 .. 4.0000"],
-        ["format", "1.0000", "1.0000 .. 1.0000"],
-        ["correctness", "3.0000", "3.0000 .. 3.0000"],
+        ["exact_rate", "100.00%", "20.65% .. 100.00%", "1", "wilson"],
+        ["total", "4.0000", "4.0000 .. 4.0000", "1", "bootstrap"],
+        ["format", "1.0000", "1.0000 .. 1.0000", "1", "bootstrap"],
+        ["correctness", "3.0000", "3.0000 .. 3.0000", "1", "bootstrap"],
     ]
 
 
@@ -403,13 +409,13 @@ def test_an_interrupt_ends_with_130_and_keeps_results(tmp_path: Path) -> None:
     config = configure(tmp_path, FIVE, [{"id": id, "completion": text} for id, text in TEXTS.items()])
     script = f"""
 import os, signal, sys
-from toolrl_cli import evaluation
 from toolrl_cli.cli import app
-append = evaluation.RecordLog.append
+from toolrl_cli.jsonl import RecordLog
+append = RecordLog.append
 def interrupt(log, record):
     append(log, record)
     os.kill(os.getpid(), signal.SIGINT)
-evaluation.RecordLog.append = interrupt
+RecordLog.append = interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 app(["eval", "--bench", "examples", "--data", {str(config.data)!r}, "--predictions", {str(config.predictions)!r},
      "-o", {str(config.output)!r}])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 T = TypeVar("T")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Everything that is no printable text, a tab or the end of a line."""
 PIPE_WIDTH = 1000
 """Columns of a table that no terminal shows: wide enough that no value is folded."""
 
@@ -145,6 +149,32 @@ def print_diff(lines: Iterable[str], *, stderr: bool = False) -> None:
         style = next((style for start, style in styles.items() if line.startswith(start)), "")
         printable = line.removeprefix("@ ").encode(errors="backslashreplace").decode()
         console.print(Text(printable, style=style))
+
+
+def print_sections(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Print a title and named texts: the texts of a row beside each other in a terminal, all below each other else."""
+    from rich.console import Console
+    from rich.rule import Rule
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.file.isatty():
+        sections = [f"{name}:\n{indent(printable(text), '  ')}\n" for row in rows for name, text in row.items()]
+        return print_text("\n".join([f"== {printable(title)}", "", *sections]))
+    console.print(Rule(Text(printable(title)), align="left"))
+    for row in rows:
+        table = Table(expand=True)
+        for name in row:
+            table.add_column(Text(name), ratio=1, overflow="fold")
+        table.add_row(*(Text(printable(text)) for text in row.values()))
+        console.print(table)
+    return None
+
+
+def printable(text: str) -> str:
+    """The text with control characters and lone surrogates as escapes, so that it cannot steer a terminal."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -6,6 +6,7 @@ import hashlib
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +38,8 @@ class Manifest:
     finished: bool = False
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
+    rescored: Json | None = None
+    """What graded the results of an evaluation anew, in place of what made them: versions, git commit, hashes."""
 
     @classmethod
     def create(cls, command: str, config: Json, **known: Any) -> Manifest:
@@ -90,7 +93,7 @@ def check_output(folder: Path, manifest: Manifest, *, resume: bool = False, over
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; choose a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or not any(content_of(folder)):
         return False
     if not (folder / FILE_NAME).exists():
         raise ConfigError(f"{folder}: not empty and not a toolrl output; choose another folder")
@@ -101,6 +104,11 @@ def check_output(folder: Path, manifest: Manifest, *, resume: bool = False, over
     if not overwrite:
         raise ConfigError(f"{folder}: not empty; add --resume to continue it or --overwrite to replace it")
     return False
+
+
+def content_of(folder: Path) -> Iterator[Path]:
+    """What a folder holds, but not the beginning of a manifest whose writer was killed."""
+    return (path for path in folder.iterdir() if not path.name.startswith(f".{FILE_NAME}."))
 
 
 def refuse_difference(folder: Path, earlier: Manifest, now: Manifest) -> None:

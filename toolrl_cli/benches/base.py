@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from toolrl_cli.benches.stats import Interval
 from toolrl_cli.errors import DataError, FormatError
@@ -51,18 +51,22 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a benchmark says of an answer; `error_type` is a short name to count by."""
+    """What a benchmark says of an answer; `error_type` is a short name to count by.
+
+    `failure` is one of `failures.FailureKind`, where the benchmark knows better than outcome and error type tell.
+    """
 
     correct: bool
     outcome: Outcome | None
     error_type: str | None = None
     error: str | None = None
     score: Json | None = None
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A line of results.jsonl: one graded entry; `steps` are all completions of a dialogue."""
+    """A line of results.jsonl: one graded entry; `steps` are all completions of a dialogue, `failure` is a kind."""
 
     id: str
     category: str
@@ -76,6 +80,12 @@ class Result:
     tool_calls: list[Json]
     score: Json | None = None
     steps: list[str] | None = None
+    failure: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why it is wrong, in words: what the checker says, or else the reward."""
+        return self.error or "; ".join((self.score or {}).get("reasons", ()))
 
     @classmethod
     def from_json(cls, raw: object) -> Result:
@@ -93,11 +103,16 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a benchmark says of all its results: its headline numbers, its own aggregation, words of caution."""
+    """What a benchmark says of all its results: its headline numbers, its own aggregation, words of caution.
+
+    The first of the `metrics` is the share of correct entries. A metric that is a weighted sum of the
+    accuracies of categories has its weights in `weights`, so that it can be compared and resampled.
+    """
 
     metrics: Mapping[str, Interval]
     official: Json | None = None
     notes: tuple[str, ...] = ()
+    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Bench(Protocol):
@@ -172,6 +187,15 @@ def data_of(config: BenchConfig) -> Path:
     """The file or folder of `--data`, for a bench that reads one."""
     assert config.data is not None
     return config.data
+
+
+@runtime_checkable
+class ShowsGold(Protocol):
+    """A bench that can say what the right answer of an entry is."""
+
+    def gold(self, entry: Entry) -> str:
+        """The right answer, worded for a person."""
+        ...
 
 
 class SingleTurn:

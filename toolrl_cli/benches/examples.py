@@ -17,12 +17,15 @@ from toolrl_cli.benches.base import (
     Verdict,
     data_of,
 )
+from toolrl_cli.benches.failures import compare_calls
 from toolrl_cli.benches.stats import bootstrap_mean, wilson
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.records import Example, Outcome, Rollout, Target
 from toolrl_cli.rewards import Reward, find_reward
+
+NEARLY = (Outcome.PARTIAL, Outcome.WRONG)
 
 
 class ExamplesBench(SingleTurn):
@@ -65,7 +68,12 @@ class ExamplesBench(SingleTurn):
         error_type, error = ("parse", answer.error) if answer.error else (None, None)
         if correct and not target.tool_calls and target.response is not None and not self._responds(completion.text):
             correct, error_type, error = False, "no_response", "no call, but no response in the format either"
-        return Verdict(correct, score.outcome, error_type, error, score.to_json())
+        failure = compare_calls(target.tool_calls, answer.calls) if score.outcome in NEARLY and answer.calls else None
+        return Verdict(correct, score.outcome, error_type, error, score.to_json(), None if correct else failure)
+
+    def gold(self, entry: Entry) -> str:
+        """The target in the text format."""
+        return self._text_format.render_target(entry.payload)
 
     def _responds(self, text: str) -> bool:
         try:
@@ -78,7 +86,8 @@ class ExamplesBench(SingleTurn):
         metrics = {"exact_rate": wilson(sum(result.correct for result in results), len(results))}
         scores = [result.score or {} for result in results]
         for part in [name for name in scores[0] if name not in ("outcome", "reasons")]:
-            metrics[part] = bootstrap_mean([score[part] for score in scores], seed=seed)
+            values = [score[part] for score in scores if score.get(part) is not None]
+            metrics |= {part: bootstrap_mean(values, seed=seed)} if values else {}
         return Findings(metrics)
 
 

@@ -1,30 +1,41 @@
 """`toolrl eval`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from toolrl_cli.commands import options
 
+if TYPE_CHECKING:
+    from toolrl_cli.evaluation import Exhibit, Recorded, ReviewConfig
 
-def known_bench(name: str) -> str:
+
+READING = "Looking at a finished evaluation"
+GATING = "Comparing and gating"
+
+
+def known_bench(name: str | None) -> str | None:
     """The name of a bench, or a usage error."""
     from toolrl_cli.benches.registry import BENCHES
 
-    if name not in BENCHES:
+    if name is not None and name not in BENCHES:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(BENCHES)}")
     return name
 
 
 def evaluate(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", readable=False, help="A finished evaluation to look at, compare or gate."),
+    ] = None,
     bench: Annotated[
-        str,
+        str | None,
         typer.Option("--bench", callback=known_bench, help="What to evaluate on: api-bank, bamboogle, bfcl, examples."),
-    ],
+    ] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", readable=False, help="Folder for results.jsonl and summary.json.")
-    ],
+        Path | None, typer.Option("-o", "--output", readable=False, help="Folder for results.jsonl and summary.json.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Hub id, local folder or run of sft or grpo.")] = None,
     predictions: Annotated[
         Path | None,
@@ -36,7 +47,8 @@ def evaluate(
     ] = None,
     reward: Annotated[str, typer.Option(help="examples: the reward that scores.")] = "fine-grained",
     category: Annotated[
-        list[str] | None, typer.Option("--category", help="bfcl: a category; repeat for more. Default: all supported.")
+        list[str] | None,
+        typer.Option("--category", help="bfcl and --show: a category; repeat for more. Default: all supported."),
     ] = None,
     bfcl_wheel: Annotated[
         Path | None, typer.Option(readable=False, help="bfcl: local wheel of bfcl-eval, for use offline.")
@@ -67,6 +79,39 @@ def evaluate(
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Evaluate also when the prompt format is not the training's.")
     ] = False,
+    show: Annotated[
+        Literal["wrong", "right", "all"] | None,
+        typer.Option("--show", help="Print single entries of DIR, at most --limit.", rich_help_panel=READING),
+    ] = None,
+    rescore: Annotated[
+        bool,
+        typer.Option(
+            "--rescore", help="Grade the completions of DIR again, by today's rules.", rich_help_panel=READING
+        ),
+    ] = False,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False, help="Another evaluation of the bench, to compare with by id.", rich_help_panel=GATING
+        ),
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Exit with 3 when a metric or category is lower, as name=value, shares in percent; repeat for more.",
+            rich_help_panel=GATING,
+        ),
+    ] = None,
+    max_drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Exit with 3 when one fell by more points since the baseline; repeat for more.", rich_help_panel=GATING
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(readable=False, help="JUnit XML to write, a test case an entry.", rich_help_panel=GATING),
+    ] = None,
     as_json: options.AsJson = False,
     dry_run: options.DryRun = False,
     resume: options.Resume = False,
@@ -74,23 +119,76 @@ def evaluate(
     config: options.ConfigFile = None,
     debug: options.Debug = False,
 ) -> None:
-    """Evaluate a model on a benchmark. Recorded predictions do as well."""
+    """Evaluate a model on a benchmark, or look at an evaluation. Recorded predictions do as well as a model."""
     from dataclasses import asdict
 
     from toolrl_cli import console, evaluation
 
+    categories, wheel = tuple(category or ()), bfcl_wheel
+    checks = evaluation.ReviewConfig(
+        baseline=baseline, fail_under=evaluation.read_gates(evaluation.FAIL_UNDER, fail_under or []),
+        max_drop=evaluation.read_gates(evaluation.MAX_DROP, max_drop or []), junit=junit,
+    )  # fmt: skip
+    if show and rescore:
+        raise typer.BadParameter("--show and --rescore do different things; give one")
+    if folder is not None:
+        refuse_source(bench, output, model, predictions, data)
+        if show:
+            found = evaluation.find_exhibits(folder, show, categories=categories, limit=limit, bfcl_wheel=wheel)
+            return print_exhibits(found, as_json=as_json)
+        return report(look(folder, wheel, anew=rescore), checks, as_json=as_json)
+    if bench is None or output is None or show or rescore:
+        raise typer.BadParameter("give --bench and -o to evaluate, or the DIR of a finished evaluation to look at")
     settings = evaluation.EvalConfig(
         bench=bench, output=output, model=model, predictions=predictions, data=data, reward=reward,
-        categories=tuple(category or ()), bfcl_wheel=bfcl_wheel, own_prompt=own_prompt, search=search,
-        record=record, judge=judge, limit=limit, max_new_tokens=max_new_tokens, batch_size=batch_size,
-        format=format, template=template, seed=seed, allow_mismatch=allow_mismatch, resume=resume, overwrite=overwrite,
+        categories=categories, bfcl_wheel=wheel, own_prompt=own_prompt, search=search, record=record, judge=judge,
+        limit=limit, max_new_tokens=max_new_tokens, batch_size=batch_size, format=format, template=template,
+        seed=seed, allow_mismatch=allow_mismatch, resume=resume, overwrite=overwrite,
     )  # fmt: skip
+    checks.check(bench)
     if dry_run:
         return console.print_record("plan", asdict(evaluation.plan(settings)), as_json=as_json)
     with console.progress_counter("grading") as progress:
-        summary = evaluation.evaluate(settings, progress=progress)
+        evaluation.evaluate(settings, progress=progress)
+    return report(evaluation.read_recorded(output), checks, as_json=as_json)
+
+
+def refuse_source(*given: object) -> None:
+    """Raise `typer.BadParameter` when a finished evaluation and what to evaluate are both given."""
+    if any(value is not None for value in given):
+        raise typer.BadParameter("DIR is a finished evaluation; leave out --bench, -o, --model, --predictions, --data")
+
+
+def look(folder: Path, wheel: Path | None, *, anew: bool) -> "Recorded":
+    """A finished evaluation, graded anew if that is asked for."""
+    from toolrl_cli import console, evaluation
+
+    if not anew:
+        return evaluation.read_recorded(folder)
+    with console.progress_counter("grading") as progress:
+        return evaluation.rescore(folder, bfcl_wheel=wheel, progress=progress)
+
+
+def report(recorded: "Recorded", checks: "ReviewConfig", *, as_json: bool) -> None:
+    """Print a finished evaluation with its comparison and its gates; raise `GateFailed` when one is not met."""
+    from toolrl_cli import console, evaluation
+
+    found = evaluation.review(recorded, checks)
     if as_json:
-        return console.print_json(summary.to_json())
-    for table in evaluation.summary_tables(summary):
-        console.print_table(*table)
-    return console.print_text("\n".join(f"note: {note}" for note in summary.notes))
+        console.print_json(found.to_json())
+    else:
+        for table in found.tables():
+            console.print_table(*table)
+        console.print_text("\n".join(found.lines()))
+    found.enforce()
+
+
+def print_exhibits(exhibits: "list[Exhibit]", *, as_json: bool) -> None:
+    """Print single entries."""
+    from toolrl_cli import console
+
+    if as_json:
+        return console.print_json({"entries": [found.to_json() for found in exhibits]})
+    for found in exhibits:
+        console.print_sections(found.title(), found.sections())
+    return None if exhibits else console.log("no such entries")

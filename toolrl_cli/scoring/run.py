@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +12,7 @@ from typing import Any
 from toolrl_cli.console import byte_progress
 from toolrl_cli.errors import ConfigError, DataError, GateFailed, nearest
 from toolrl_cli.jsonl import Piece, cut_lines, is_stream, open_atomic, read_piece
+from toolrl_cli.limits import read_limits
 from toolrl_cli.parallel import map_in_order
 from toolrl_cli.records import Json
 from toolrl_cli.rewards import Reward, find_reward
@@ -157,20 +157,7 @@ def make_scorer(config: ScoreConfig) -> Callable[[Piece], ScoredChunk]:
 
 def read_gates(texts: Iterable[str]) -> dict[str, float]:
     """`2.5` or `part=2.5` as the lowest mean of the total or a part; raise `ConfigError` for anything else."""
-    gates: dict[str, float] = {}
-    for text in texts:
-        name, equals, limit = text.rpartition("=")
-        name = name if equals else "total"
-        try:
-            value = float(limit)
-        except ValueError:
-            value = math.nan
-        if not name or not math.isfinite(value):
-            raise ConfigError(f"--fail-under {text}: must be a number, or part=number")
-        if name in gates:
-            raise ConfigError(f"--fail-under {text}: {name} is given twice")
-        gates[name] = value
-    return gates
+    return read_limits("--fail-under", texts, default="total", kind="part")
 
 
 def check_gates(gates: Mapping[str, float], reward: Reward) -> None:

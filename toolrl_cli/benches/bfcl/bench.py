@@ -11,9 +11,12 @@ from toolrl_cli.benches.base import Answer, BenchConfig, BenchKind, Entry, Findi
 from toolrl_cli.benches.bfcl.categories import AST_COUNTS, COUNTS, aggregate, choose_categories
 from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.benches.bfcl.tools import to_tool
-from toolrl_cli.benches.stats import wilson
+from toolrl_cli.benches.bfcl.weights import weigh_categories
+from toolrl_cli.benches.failures import nearest_failure
+from toolrl_cli.benches.stats import bootstrap_weighted, wilson
 from toolrl_cli.downloads import Wheel, check_hash, unpack_wheel
 from toolrl_cli.errors import SetupError
+from toolrl_cli.jsonl import dump_json
 from toolrl_cli.records import Json, Outcome
 
 WHEEL = Wheel("bfcl-eval", "2026.3.23", "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a")
@@ -55,14 +58,28 @@ class BfclBench(SingleTurn):
             return Verdict(False, Outcome.WRONG, "checker", reply["failure"])
         if reply["valid"]:
             return Verdict(True, Outcome.EXACT)
-        return Verdict(False, explain_wrong(answer), reply["error_type"], reply["error"])
+        failure = nearest_failure(reply["mismatches"]) if reply.get("mismatches") else None
+        return Verdict(False, explain_wrong(answer), reply["error_type"], reply["error"], failure=failure)
+
+    def gold(self, entry: Entry) -> str:
+        """The possible answers, a call a line: what each parameter may be, where an empty text also allows none."""
+        if entry.category not in AST_COUNTS:
+            return "no call" if "irrelevance" in entry.category else "a call"
+        reply = self._checker.ask("gold", category=entry.category, id=entry.id)
+        return reply["failure"] if "failure" in reply else "\n".join(map(dump_json, reply["answers"]))
 
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """The share of correct entries, and the leaderboard's own aggregation."""
         total, correct = Counter(r.category for r in results), Counter(r.category for r in results if r.correct)
         official = aggregate({category: correct[category] / n for category, n in total.items()})
-        metrics = {"accuracy": wilson(correct.total(), total.total())}
-        return Findings(metrics, {"version": WHEEL.requirement, **official}, tuple(describe(total, results)))
+        weights = weigh_categories(aggregate, tuple(total))
+        hits = {c: [1.0] * correct[c] + [0.0] * (n - correct[c]) for c, n in total.items()}
+        metrics = {
+            "accuracy": wilson(correct.total(), total.total()),
+            **bootstrap_weighted(hits, weights, seed=seed),
+        }
+        notes = tuple(describe(total, results))
+        return Findings(metrics, {"version": WHEEL.requirement, **official}, notes, weights)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -24,7 +24,7 @@ def serve(package: str) -> None:
     replies, sys.stdout = sys.stdout, sys.stderr
     replace_modules()
     sys.path.insert(0, package)
-    jobs: dict[str, Callable[..., Json]] = {"load": load, "check": check}
+    jobs: dict[str, Callable[..., Json]] = {"load": load, "check": check, "gold": gold}
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -65,7 +65,33 @@ def check(category: str, id: str, calls: list[Json]) -> Json:
     functions, truth = load_gold(category)[id]
     verdict = ast_checker(functions, calls, truth, language, category, MODEL)
     error = "; ".join(map(str, verdict["error"]))[:500]
-    return {"valid": verdict["valid"], "error_type": verdict.get("error_type"), "error": error}
+    mismatches: list[str] = []
+    if (verdict.get("error_type") or "").endswith("cannot_find_match"):
+        # One call against one answer is what the official code calls multiple. What only explains must not raise.
+        compare = functools.partial(
+            ast_checker, functions, language=language, test_category="multiple", model_name=MODEL
+        )
+        with suppress(Exception):
+            mismatches = explain_mismatch(lambda call, answer: compare([call], [answer]), calls, truth)
+    return {
+        "valid": verdict["valid"],
+        "error_type": verdict.get("error_type"),
+        "error": error,
+        "mismatches": mismatches,
+    }
+
+
+def explain_mismatch(compare: Callable[[Json, Json], Json], calls: list[Json], answers: list[Json]) -> list[str]:
+    """The error types of the calls that match no answer, against each of the answers that no call matches."""
+    verdicts = [[compare(call, answer) for answer in answers] for call in calls]
+    missed = [place for place in range(len(answers)) if not any(row[place]["valid"] for row in verdicts)]
+    unmatched = [row for row in verdicts if not any(verdict["valid"] for verdict in row)]
+    return [row[place]["error_type"] for row in unmatched for place in missed]
+
+
+def gold(category: str, id: str) -> Json:
+    """The possible answers of an entry `[{name: {parameter: [values]}}]`."""
+    return {"answers": load_gold(category)[id][1]}
 
 
 @functools.cache

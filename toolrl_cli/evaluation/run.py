@@ -1,19 +1,20 @@
-"""Evaluation: entries of a benchmark, completions of an engine, graded results on disk, one summary."""
+"""Run a benchmark: entries of a bench, completions of an engine, graded results on disk, one summary."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, as_missing, read_answer
+from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, Verdict, as_missing, read_answer
+from toolrl_cli.benches.failures import find_failure
 from toolrl_cli.benches.registry import find_bench, owners
-from toolrl_cli.benches.stats import Interval, wilson
-from toolrl_cli.errors import ConfigError, DataError, FormatError
+from toolrl_cli.errors import ConfigError, DataError, FormatError, ToolrlError, first_line
+from toolrl_cli.evaluation.config import EvalConfig
+from toolrl_cli.evaluation.summary import Summary, summarize
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Engine, Prompt
 from toolrl_cli.inference.predictions import RecordedEngine, read_predictions
@@ -22,12 +23,9 @@ from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, hash_file, op
 from toolrl_cli.reading import find_files, is_hub
 from toolrl_cli.records import Completion, Json
 from toolrl_cli.rewards import require_readable
-from toolrl_cli.training.config import FormatName
-from toolrl_cli.training.text_format import choose_format
+from toolrl_cli.training.text_format import TEMPLATE_FILE, choose_format
 
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
-OPTIONS = {"data": "--data FILE", "categories": "--category"}
-"""Fields whose option is not spelled as they are."""
 Progress = Callable[[int, int], None]
 
 
@@ -36,97 +34,6 @@ class Request(NamedTuple):
 
     entry: Entry
     prompt: Prompt
-
-
-class Table(NamedTuple):
-    """A table of texts, as `console.print_table` takes it."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """What to evaluate, on what, and where the results go.
-
-    Either `model` (a name, a folder or a run of toolrl) or `predictions` (a JSONL file) is the
-    source of completions. Without a `format` it is that of the model's training, else toolrl, which
-    `template`, a Jinja file, words. `max_new_tokens` is the longest completion in tokens, `limit` the number
-    of entries.
-
-    Some fields belong to some benches: `data` to all but bfcl, `reward` to examples, `categories` and `bfcl_wheel` to
-    bfcl, `own_prompt` (show the prompts of the data as they are) to api-bank, `search` (the engine behind the tool),
-    `record` (a file that keeps its answers) and `judge` (what decides whether an answer is right) to bamboogle.
-
-    Raises:
-        ConfigError: the values contradict each other.
-    """
-
-    bench: str
-    output: Path
-    model: str | None = None
-    predictions: Path | None = None
-    data: Path | None = None
-    reward: str = "fine-grained"
-    categories: tuple[str, ...] = ()
-    bfcl_wheel: Path | None = None
-    own_prompt: bool = False
-    search: str | None = None
-    record: Path | None = None
-    judge: str | None = None
-    limit: int | None = None
-    max_new_tokens: int = 256
-    batch_size: int = 8
-    format: FormatName | None = None
-    template: Path | None = None
-    seed: int = 0
-    allow_mismatch: bool = False
-    resume: bool = False
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        kind = find_bench(self.bench)
-        if (self.model is None) == (self.predictions is None):
-            raise ConfigError("completions need one source; give either --model or --predictions")
-        if "data" in kind.options and self.data is None:
-            raise ConfigError(f"--data FILE is what --bench {self.bench} evaluates on; give the two together")
-        for field in fields(self):
-            others = owners(field.name)
-            if others and self.bench not in others and getattr(self, field.name) != field.default:
-                option = OPTIONS.get(field.name, f"--{field.name.replace('_', '-')}")
-                raise ConfigError(f"{option} belongs to --bench {' and '.join(others)}; leave it out")
-        kind.check(self)
-
-
-@dataclass(frozen=True)
-class Tally:
-    """The results of one category; every entry counts in `n`, also one that got no completion."""
-
-    n: int
-    correct: int
-    accuracy: Interval
-    parse_failures: int
-    truncated: int
-    no_prediction: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What an evaluation found; all shares lie between 0 and 1 and carry 95% intervals."""
-
-    bench: str
-    source: str
-    n: int
-    metrics: Mapping[str, Interval]
-    categories: Mapping[str, Tally]
-    outcomes: Mapping[str, int]
-    official: Json | None
-    notes: tuple[str, ...]
-
-    def to_json(self) -> Json:
-        """The record as JSON values."""
-        return asdict(self)
 
 
 def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Progress | None = None) -> Summary:
@@ -155,11 +62,13 @@ def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Prog
         requests = {entry.id: Request(entry, to_prompt(entry, text_format)) for entry in chosen}
         check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
         done = read_results(config.output / RESULTS) if config.resume else {}
+        refuse_other_prompts(config.output, done, requests)
         pending = {id: request for id, request in requests.items() if id not in done}
         if pending:
             # The model loads before the folder is made, so that a wrong name leaves nothing behind.
             engine = engine or load_engine(config)
             open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
+            keep_template(config.output, text_format)
             for result in run(bench, pending, engine, text_format, config.output / RESULTS):
                 done[result.id] = result
                 if progress is not None:
@@ -183,7 +92,7 @@ def plan(config: EvalConfig) -> Manifest:
 def describe_run(config: EvalConfig, text_format: TextFormat) -> Manifest:
     """The manifest of an evaluation in a text format; raise as `plan`."""
     kind = find_bench(config.bench)
-    hashes = {"format": text_format.digest, **kind.hashes(config)}
+    hashes = hash_graders(config, text_format)
     if config.data is not None:
         hashes |= hash_data(config.data)
     if config.predictions is not None:
@@ -195,6 +104,11 @@ def describe_run(config: EvalConfig, text_format: TextFormat) -> Manifest:
     return Manifest.create(
         "eval", values, seed=config.seed, format=text_format.name, hashes=hashes, parent=config.model
     )
+
+
+def hash_graders(config: EvalConfig, text_format: TextFormat) -> dict[str, str]:
+    """The hashes of what turns a completion into a verdict: the text format, and what the bench brings along."""
+    return {"format": text_format.digest, **find_bench(config.bench).hashes(config)}
 
 
 def hash_data(path: Path) -> dict[str, str]:
@@ -313,6 +227,23 @@ def read_results(path: Path) -> dict[str, Result]:
     return {result.id: result for result in read_records(path, Result.from_json)} if path.exists() else {}
 
 
+def refuse_other_prompts(folder: Path, done: Mapping[str, Result], requests: Mapping[str, Request]) -> None:
+    """Raise `ConfigError` when a recorded answer is one to another prompt than the entry has now."""
+    shared = [(id, result) for id, result in done.items() if id in requests]
+    other = [id for id, result in shared if result.prompt_hash != hash_prompt(requests[id].prompt)]
+    if other:
+        raise ConfigError(
+            f"{folder}: {len(other)} recorded answers, such as {other[0]}, are to other prompts than those of now; "
+            "resume with the toolrl version that began, or --overwrite"
+        )
+
+
+def keep_template(folder: Path, text_format: TextFormat) -> None:
+    """Leave a copy of the template in the folder, so that the prompts can be rendered again."""
+    if text_format.template is not None:
+        (folder / TEMPLATE_FILE).write_bytes(text_format.template.encode())
+
+
 def complete(prompts: Sequence[Prompt], engine: Engine) -> Iterator[tuple[Prompt, Completion | None]]:
     """Every prompt once: with its completion as the engine yields it, at the end those without one."""
     waiting = {prompt.id: prompt for prompt in prompts}
@@ -361,7 +292,7 @@ def answer_message(answer: Answer, text_format: TextFormat) -> Json:
 def grade(bench: Bench, dialogue: Dialogue, *, missing: bool) -> Result:
     """The graded result of an entry; one that lacks a completion is wrong, and scored as if that were empty."""
     request, answers = dialogue.request, dialogue.answers
-    verdict = bench.grade(request.entry, answers)
+    verdict = judge(bench, request.entry, answers)
     if missing:
         verdict = as_missing(verdict)
     answer = answers[-1]
@@ -378,71 +309,21 @@ def grade(bench: Bench, dialogue: Dialogue, *, missing: bool) -> Result:
         tool_calls=[call.to_json() for call in answer.calls],
         score=verdict.score,
         steps=[answer.completion.text for answer in answers] if len(answers) > 1 else None,
+        failure=find_failure(verdict, truncated=answer.completion.truncated),
     )
+
+
+def judge(bench: Bench, entry: Entry, answers: Sequence[Answer]) -> Verdict:
+    """The bench's verdict; a bench that fails on an answer costs that entry, not the run."""
+    try:
+        return bench.grade(entry, answers)
+    except ToolrlError:
+        raise
+    except Exception as error:
+        return Verdict(False, None, "grading", f"{type(error).__name__}: {first_line(error)}")
 
 
 def hash_prompt(prompt: Prompt) -> str:
     """What tells whether two evaluations asked the same."""
     given = prompt.messages if prompt.tools is None else [prompt.messages, prompt.tools]
     return hashlib.sha256(dump_json(given).encode()).hexdigest()[:16]
-
-
-def summarize(bench: Bench, results: Sequence[Result], source: str, seed: int, notes: tuple[str, ...]) -> Summary:
-    """Count the results by category and outcome, and add what the bench finds."""
-    findings = bench.summarize(results, seed=seed)
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result.category, []).append(result)
-    return Summary(
-        bench=bench.name,
-        source=source,
-        n=len(results),
-        metrics=findings.metrics,
-        categories={category: tally(group) for category, group in groups.items()},
-        outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in results).items())),
-        official=findings.official,
-        notes=notes + findings.notes,
-    )
-
-
-def tally(results: Sequence[Result]) -> Tally:
-    """The counts of one category."""
-    correct = sum(result.correct for result in results)
-    kinds = Counter(result.error_type for result in results)
-    truncated = sum(result.truncated for result in results)
-    return Tally(len(results), correct, wilson(correct, len(results)), kinds["parse"], truncated, kinds["missing"])
-
-
-def summary_tables(summary: Summary) -> list[Table]:
-    """The summary as tables for a terminal: title, columns, rows."""
-    # Thirteen categories with names of 22 letters fit a terminal of 80 columns only with headings of two lines.
-    columns = ["category", "n", "% correct\n(95% interval)", "parse\nerrors", "cut\noff", "no\nanswer"]
-    categories = [tally_row(name, tally) for name, tally in summary.categories.items()]
-    metrics = [[name, f"{m.value:.4f}", f"{m.low:.4f} .. {m.high:.4f}"] for name, m in summary.metrics.items()]
-    tables = [
-        Table(f"{summary.bench}: {summary.source}", columns, categories),
-        Table(f"over all {summary.n} entries", ["metric", "value", "95% interval"], metrics),
-    ]
-    return tables if summary.official is None else [*tables, official_table(summary.official)]
-
-
-def tally_row(name: str, tally: Tally) -> list[str]:
-    """A category as a row of its table."""
-    share, low, high = (f"{100 * bound:.1f}" for bound in astuple(tally.accuracy))
-    counts = [str(count) for count in (tally.parse_failures, tally.truncated, tally.no_prediction)]
-    return [name, str(tally.n), f"{share} ({low}-{high})", *counts]
-
-
-def official_table(official: Json) -> Table:
-    """The leaderboard's aggregation as a table."""
-    rows = [
-        [name, percent(official["groups"][name]), percent(official["groups_of_what_ran"][name])]
-        for name in official["groups"]
-    ]
-    rows.append(["overall", percent(official["overall"]), percent(official["overall_of_what_ran"])])
-    return Table(f"as {official['version']} adds up", ["group", "official (missing = 0)", "of what ran"], rows)
-
-
-def percent(share: float | None) -> str:
-    """A share in percent, `-` for none."""
-    return "-" if share is None else f"{100 * share:.2f}%"

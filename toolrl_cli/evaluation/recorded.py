@@ -1,0 +1,108 @@
+"""A finished evaluation, read from its folder, and its bench opened once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from toolrl_cli.benches.base import Bench, Entry, Result
+from toolrl_cli.benches.registry import find_bench
+from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.evaluation.config import EvalConfig
+from toolrl_cli.evaluation.run import RESULTS, SUMMARY, hash_data
+from toolrl_cli.evaluation.summary import Summary
+from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.jsonl import read_json, read_records
+from toolrl_cli.manifest import Manifest, read_manifest
+from toolrl_cli.training.text_format import choose_format
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A finished evaluation as its folder has it; the results by id, in the order of the file."""
+
+    folder: Path
+    manifest: Manifest
+    summary: Summary
+    results: Mapping[str, Result]
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """The bench of a finished evaluation, its entries by id in its own order, and the text format."""
+
+    config: EvalConfig
+    bench: Bench
+    text_format: TextFormat
+    entries: Mapping[str, Entry]
+
+
+def read_recorded(folder: Path) -> Recorded:
+    """A finished evaluation.
+
+    Raises:
+        DataError: the folder holds none, or one that is not finished or not of this version.
+    """
+    manifest = read_finished(folder)
+    return Recorded(folder, manifest, read_summary(folder), read_graded(folder))
+
+
+def read_finished(folder: Path) -> Manifest:
+    """The manifest of a finished evaluation; raise `DataError` when the folder is of something else."""
+    manifest = read_manifest(folder)
+    if manifest.command != "eval":
+        raise DataError(f"{folder}: made by toolrl {manifest.command}; give the folder of a toolrl eval")
+    if not manifest.finished:
+        raise DataError(f"{folder}: not finished; run the command that began it again, with --resume")
+    return manifest
+
+
+def read_summary(folder: Path) -> Summary:
+    """The summary of an evaluation.
+
+    Raises:
+        DataError: there is none, or it is of another version.
+    """
+    try:
+        return msgspec.convert(read_json(folder / SUMMARY), Summary)
+    except msgspec.ValidationError as error:
+        raise DataError(
+            f"{folder / SUMMARY}: not a summary of this toolrl ({error}); run: toolrl eval --rescore {folder}"
+        ) from error
+
+
+def read_graded(folder: Path) -> dict[str, Result]:
+    """The results of a finished evaluation by id; raise `DataError` when a line is none."""
+    return {result.id: result for result in read_records(folder / RESULTS, Result.from_json)}
+
+
+@contextmanager
+def reopen(folder: Path, manifest: Manifest, *, bfcl_wheel: Path | None = None) -> Iterator[Reopened]:
+    """The bench of a finished evaluation, as it is now.
+
+    Raises:
+        ConfigError: the manifest is of another version.
+        DataError: the data are missing, or others than those that were evaluated on.
+        SetupError: the wheel cannot be had.
+    """
+    config = recorded_config(folder, manifest, bfcl_wheel)
+    if config.data is not None and hash_data(config.data).get("data") != manifest.hashes.get("data"):
+        raise DataError(f"{config.data}: has changed since {folder} was evaluated on it; evaluate again")
+    text_format = choose_format(str(folder))
+    with find_bench(config.bench).open(config, text_format) as bench:
+        yield Reopened(config, bench, text_format, {entry.id: entry for entry in bench.entries()})
+
+
+def recorded_config(folder: Path, manifest: Manifest, bfcl_wheel: Path | None) -> EvalConfig:
+    """The configuration that a manifest records; raise `ConfigError` when this version cannot read it."""
+    rest = {"output": folder, "seed": manifest.seed, "bfcl_wheel": bfcl_wheel}
+    try:
+        return msgspec.convert(manifest.config | rest, EvalConfig, dec_hook=lambda kind, value: kind(value))
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"{folder}: made by a toolrl that this one cannot follow ({error}); evaluate again"
+        ) from error

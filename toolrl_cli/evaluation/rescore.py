@@ -1,0 +1,106 @@
+"""Grade recorded completions again: nothing is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from toolrl_cli import __version__
+from toolrl_cli.benches.base import Result, read_answer
+from toolrl_cli.benches.failures import UNANSWERED
+from toolrl_cli.errors import DataError
+from toolrl_cli.evaluation.config import EvalConfig
+from toolrl_cli.evaluation.recorded import Recorded, Reopened, read_finished, read_graded, reopen
+from toolrl_cli.evaluation.run import (
+    RESULTS,
+    SUMMARY,
+    Dialogue,
+    Progress,
+    Request,
+    grade,
+    hash_graders,
+    hash_prompt,
+    source_of,
+    to_prompt,
+)
+from toolrl_cli.evaluation.summary import summarize
+from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.jsonl import write_json, write_records
+from toolrl_cli.manifest import git_commit, installed_versions
+from toolrl_cli.records import Completion, Json
+
+
+def rescore(folder: Path, *, bfcl_wheel: Path | None = None, progress: Progress | None = None) -> Recorded:
+    """Grade the completions of a finished evaluation with the bench and the reward as they are now.
+
+    results.jsonl, summary.json and manifest.json are replaced, each as a whole. The manifest keeps
+    what was evaluated, and says in `rescored` what graded it anew.
+
+    Args:
+        folder: the evaluation.
+        bfcl_wheel: a local wheel of bfcl-eval.
+        progress: called with the number of graded entries and of all.
+
+    Raises:
+        ConfigError: the reward or the format is unknown.
+        DataError: the folder holds no finished evaluation, or its data have changed.
+        SetupError: the wheel cannot be had.
+    """
+    manifest, before = read_finished(folder), read_graded(folder)
+    with reopen(folder, manifest, bfcl_wheel=bfcl_wheel) as opened:
+        refuse_unknown(folder, before, opened)
+        now: dict[str, Result] = {}
+        other_prompts = 0
+        for result in before.values():
+            request = Request(opened.entries[result.id], to_prompt(opened.entries[result.id], opened.text_format))
+            other_prompts += result.prompt_hash != hash_prompt(request.prompt)
+            now[result.id] = grade_again(opened, request, result)
+            if progress is not None:
+                progress(len(now), len(before))
+        notes = describe_changes(before, now, other_prompts)
+        in_order = [now[id] for id in opened.entries if id in now]
+        summary = summarize(opened.bench, in_order, source_of(opened.config), manifest.seed, notes)
+    manifest = replace(manifest, rescored=describe_grader(opened.config, opened.text_format))
+    write_records(folder / RESULTS, [result.to_json() for result in now.values()])
+    write_json(folder / SUMMARY, summary.to_json())
+    manifest.write(folder)
+    return Recorded(folder, manifest, summary, now)
+
+
+def refuse_unknown(folder: Path, results: Mapping[str, Result], opened: Reopened) -> None:
+    """Raise `DataError` for results of entries that the bench has no more."""
+    gone = [id for id in results if id not in opened.entries]
+    if gone:
+        raise DataError(f"{folder}: {len(gone)} results, such as {gone[0]}, are of entries the bench has no more")
+
+
+def grade_again(opened: Reopened, request: Request, before: Result) -> Result:
+    """A result graded anew; what was asked and what was answered stay, and so does why there is no whole answer."""
+    texts = before.steps or [before.completion or ""]
+    answers = tuple(
+        read_answer(opened.text_format, Completion(text, truncated=before.truncated and position == len(texts)))
+        for position, text in enumerate(texts, start=1)
+    )
+    missing = before.completion is None
+    now = grade(opened.bench, Dialogue(request, request.entry, answers), missing=missing)
+    now = replace(now, prompt_hash=before.prompt_hash)
+    if before.error_type not in UNANSWERED:
+        return now
+    return replace(now, correct=False, error_type=before.error_type, error=before.error, failure=before.failure)
+
+
+def describe_changes(before: Mapping[str, Result], now: Mapping[str, Result], other_prompts: int) -> tuple[str, ...]:
+    """How the verdicts changed, and whether the prompts would be others now."""
+    changed = [id for id, result in now.items() if result.correct != before[id].correct]
+    shown = f": {', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}" if changed else ""
+    notes = [f"rescored by toolrl {__version__}: {len(changed)} of {len(now)} verdicts changed{shown}"]
+    if other_prompts:
+        notes.append(f"{other_prompts} entries have another prompt now than the one that was answered")
+    return tuple(notes)
+
+
+def describe_grader(config: EvalConfig, text_format: TextFormat) -> Json:
+    """What graded an evaluation anew, in the words of a manifest."""
+    hashes = hash_graders(config, text_format)
+    return {"versions": installed_versions(), "git_commit": git_commit(), "hashes": hashes}
