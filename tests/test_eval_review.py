@@ -39,6 +39,7 @@ from toolrl_cli.records import Json
 OSLO, ROME = ({"name": "weather", "arguments": {"city": city}} for city in ("Oslo", "Rome"))
 EVIL = "\x1b[31m<b>&\"]]>\x00\ud800[red] it's"
 WORDING = "A template. {% for tool in tools %}{{ tool | json }}{% endfor %}"
+SAMPLES = Path(__file__).parents[1] / "data_samples"
 CALLS = {"r": [OSLO], "v": [ROME], "n": []}
 
 
@@ -290,6 +291,14 @@ def test_rescoring_mends_verdicts_and_keeps_what_was_asked(tmp_path: Path) -> No
     )
 
 
+def test_rescoring_keeps_the_note_on_predictions(tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "ex.jsonl", [example("a", "Oslo?", call("weather", city="Oslo"))])
+    predictions = write_lines(tmp_path / "p.jsonl", [{"id": id, "tool_calls": [OSLO]} for id in "ab"])
+    evaluate(EvalConfig(bench="examples", data=data, predictions=predictions, output=tmp_path / "now"))
+    notes = rescore(tmp_path / "now").summary.notes
+    assert notes == ("1 predictions belong to no entry: b", "rescored by toolrl 0.1.0: 0 of 1 verdicts changed")
+
+
 def test_what_cannot_be_rescored_is_left_alone(tmp_path: Path) -> None:
     folder = evaluation(tmp_path, "now", "rv")
     kept = snapshot(folder)
@@ -326,6 +335,25 @@ def test_the_template_stays_with_the_evaluation(tmp_path: Path) -> None:
     (found,) = find_exhibits(folder)
     assert found.prompt.startswith("[system]\nA template. {") and found.same_prompt
     assert rescore(folder).summary.notes == ("rescored by toolrl 0.1.0: 0 of 2 verdicts changed",)
+
+
+def test_the_wording_of_training_rows_is_that_of_their_evaluation(tmp_path: Path, toolrl: Cli) -> None:
+    lines = (SAMPLES / "train-toolrl.jsonl").read_text("utf-8").split("\n")
+    alike = [json.loads(line) for line in lines if line.startswith('{"instruction": "You help a user')]
+    rows, template, data = write_lines(tmp_path / "rows.jsonl", alike), tmp_path / "t.jinja", tmp_path / "ex.jsonl"
+    assert toolrl("prepare", rows, "--extract-template", template).returncode == 0
+    assert toolrl("prepare", rows, "-o", data).returncode == 0
+    answers = [{"id": row["id"], "completion": "none"} for row in read_rows(data)]
+    predictions = write_lines(tmp_path / "p.jsonl", answers)
+    config = EvalConfig(
+        bench="examples", data=data, predictions=predictions, output=tmp_path / "now", template=template
+    )
+    evaluate(config)
+    written = {(row["instruction"], row["input"]) for row in alike}
+    prompts = [exhibit.prompt for exhibit in find_exhibits(tmp_path / "now", "all")]
+    asked = [tuple(prompt.removeprefix("[system]\n").split("\n[user]\n")) for prompt in prompts]
+    assert len(asked) == len(answers) and written.issuperset(asked)
+    assert len({result.prompt_hash for result in read_recorded(tmp_path / "now").results.values()}) == len(set(asked))
 
 
 def test_exhibits_are_what_was_asked_wanted_and_answered(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from toolrl_cli.evaluation.run import (
     Dialogue,
     Progress,
     Request,
+    describe_unknown,
     grade,
     hash_graders,
     hash_prompt,
@@ -26,8 +27,9 @@ from toolrl_cli.evaluation.run import (
 )
 from toolrl_cli.evaluation.summary import summarize
 from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.inference.predictions import read_predictions
 from toolrl_cli.jsonl import write_json, write_records
-from toolrl_cli.manifest import git_commit, installed_versions
+from toolrl_cli.manifest import Manifest, git_commit, hash_file, installed_versions
 from toolrl_cli.records import Completion, Json
 
 
@@ -58,7 +60,7 @@ def rescore(folder: Path, *, bfcl_wheel: Path | None = None, progress: Progress 
             now[result.id] = grade_again(opened, request, result)
             if progress is not None:
                 progress(len(now), len(before))
-        notes = describe_changes(before, now, other_prompts)
+        notes = (*note_predictions(opened, manifest), *describe_changes(before, now, other_prompts))
         in_order = [now[id] for id in opened.entries if id in now]
         summary = summarize(opened.bench, in_order, source_of(opened.config), manifest.seed, notes)
     manifest = replace(manifest, rescored=describe_grader(opened.config, opened.text_format))
@@ -66,6 +68,14 @@ def rescore(folder: Path, *, bfcl_wheel: Path | None = None, progress: Progress 
     write_json(folder / SUMMARY, summary.to_json())
     manifest.write(folder)
     return Recorded(folder, manifest, summary, now)
+
+
+def note_predictions(opened: Reopened, manifest: Manifest) -> tuple[str, ...]:
+    """The note on predictions that belong to no entry, where they are still what was evaluated."""
+    path = opened.config.predictions
+    if path is None or not path.is_file() or hash_file(path) != manifest.hashes.get("predictions"):
+        return ()
+    return describe_unknown(read_predictions(path, opened.text_format), list(opened.entries.values()))
 
 
 def refuse_unknown(folder: Path, results: Mapping[str, Result], opened: Reopened) -> None:
