@@ -12,11 +12,11 @@ from random import Random
 from typing import NamedTuple
 
 from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, as_missing, read_answer
-from toolrl_cli.benches.bfcl.bench import WHEEL, open_bfcl
-from toolrl_cli.benches.bfcl.categories import choose_categories
+from toolrl_cli.benches.bfcl.bench import open_bfcl
+from toolrl_cli.benches.bfcl.editions import EDITIONS
 from toolrl_cli.benches.examples import ExamplesBench
 from toolrl_cli.benches.stats import Interval, wilson
-from toolrl_cli.errors import ConfigError, DataError, FormatError
+from toolrl_cli.errors import ConfigError, DataError, FormatError, nearest
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Engine, Prompt
 from toolrl_cli.inference.predictions import RecordedEngine, read_predictions
@@ -27,7 +27,7 @@ from toolrl_cli.rewards import find_reward, require_readable
 from toolrl_cli.training.config import FormatName
 from toolrl_cli.training.text_format import choose_format
 
-BENCHES = ("bfcl", "examples")
+BENCHES = (*EDITIONS, "examples")
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
 Progress = Callable[[int, int], None]
 
@@ -53,9 +53,9 @@ class EvalConfig:
 
     Either `model` (a name, a folder or a run of toolrl) or `predictions` (a JSONL file) is the
     source of completions; `data` and `reward` belong to the examples bench, `categories` and
-    `bfcl_wheel` to bfcl. Without a `format` it is that of the model's training, else toolrl, which
+    `bfcl_wheel` to bfcl and bfcl-v3. Without a `format` it is that of the model's training, else toolrl, which
     `template`, a Jinja file, words. `max_new_tokens` is the longest completion in tokens, `limit` the number
-    of entries.
+    of entries, of those with `ids` if any are given.
 
     Raises:
         ConfigError: the values contradict each other.
@@ -69,6 +69,7 @@ class EvalConfig:
     reward: str = "fine-grained"
     categories: tuple[str, ...] = ()
     bfcl_wheel: Path | None = None
+    ids: tuple[str, ...] = ()
     limit: int | None = None
     max_new_tokens: int = 256
     batch_size: int = 8
@@ -86,9 +87,10 @@ class EvalConfig:
             raise ConfigError("completions need one source; give either --model or --predictions")
         if (self.data is None) == (self.bench == "examples"):
             raise ConfigError("--data FILE is what --bench examples evaluates on; give the two together")
-        if self.bench != "bfcl" and (self.categories or self.bfcl_wheel):
-            raise ConfigError("--category and --bfcl-wheel belong to --bench bfcl; leave them out")
-        choose_categories(self.categories)
+        if self.bench in EDITIONS:
+            EDITIONS[self.bench].choose_categories(self.categories)
+        elif self.categories or self.bfcl_wheel:
+            raise ConfigError("--category and --bfcl-wheel belong to --bench bfcl and bfcl-v3; leave them out")
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Prog
             completions = read_predictions(config.predictions, text_format)
             notes = describe_unknown(completions, entries)
             engine = RecordedEngine(completions)
-        chosen = sample(entries, config.limit, config.seed)
+        chosen = sample(pick(entries, config.ids), config.limit, config.seed)
         requests = {entry.id: Request(entry, to_prompt(entry, text_format)) for entry in chosen}
         check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
         done = read_results(config.output / RESULTS) if config.resume else {}
@@ -176,15 +178,15 @@ def describe_run(config: EvalConfig, text_format: TextFormat) -> Manifest:
     """The manifest of an evaluation in a text format; raise as `plan`."""
     hashes = {"format": text_format.digest}
     left_out = {"output", "seed", "bfcl_wheel", "resume", "overwrite"}
-    if config.bench == "bfcl":
-        hashes["bfcl_wheel"] = WHEEL.sha256
+    if config.bench in EDITIONS:
+        hashes["bfcl_wheel"] = EDITIONS[config.bench].wheel.sha256
         left_out |= {"data", "reward"}
     if config.data is not None:
         hashes |= {"data": hash_file(config.data), "reward": find_reward(config.reward).digest}
     if config.predictions is not None:
         hashes["predictions"] = hash_file(config.predictions)
     values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in left_out}
-    values["categories"] = list(config.categories)
+    values |= {"categories": list(config.categories), "ids": list(config.ids)}
     return Manifest.create(
         "eval", values, seed=config.seed, format=text_format.name, hashes=hashes, parent=config.model
     )
@@ -217,7 +219,7 @@ def open_bench(config: EvalConfig, text_format: TextFormat) -> Iterator[Bench]:
     if config.data is not None:
         yield ExamplesBench(config.data, find_reward(config.reward), text_format)
     else:
-        with open_bfcl(config.bfcl_wheel, config.categories) as bench:
+        with open_bfcl(config.bfcl_wheel, config.categories, EDITIONS[config.bench]) as bench:
             yield bench
 
 
@@ -242,6 +244,33 @@ def describe_unknown(completions: Mapping[str, object], entries: Sequence[Entry]
         return ()
     shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
     return (f"{len(unknown)} predictions belong to no entry: {shown}",)
+
+
+def read_ids(text: str) -> tuple[str, ...]:
+    """The ids of a file, one a line, or of a list with commas between them.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    path = Path(text)
+    listed = path.read_text("utf-8").splitlines() if "," not in text and path.is_file() else text.split(",")
+    ids = tuple(dict.fromkeys(id.strip() for id in listed if id.strip()))
+    if not ids:
+        raise ConfigError(f"--ids {text}: no ids; give ids with commas between, or a file with one a line")
+    return ids
+
+
+def pick(entries: Sequence[Entry], ids: Sequence[str]) -> list[Entry]:
+    """The entries with these ids in the given order, all when there are none.
+
+    Raises:
+        ConfigError: an id belongs to no entry.
+    """
+    known = {entry.id for entry in entries}
+    unknown = [id for id in ids if id not in known]
+    if unknown:
+        raise ConfigError(f"--ids: no entry has the id {unknown[0]!r}{nearest(unknown[0], known)}")
+    return [entry for entry in entries if not ids or entry.id in set(ids)]
 
 
 def sample(entries: Sequence[Entry], limit: int | None, seed: int) -> list[Entry]:
@@ -363,7 +392,7 @@ def grade(bench: Bench, dialogue: Dialogue, *, missing: bool) -> Result:
         outcome=verdict.outcome and verdict.outcome.value,
         error_type=verdict.error_type,
         error=verdict.error,
-        truncated=answer.completion.truncated,
+        truncated=any(answer.completion.truncated for answer in answers),
         prompt_hash=hash_prompt(request.prompt),
         completion=None if missing else answer.completion.text,
         tool_calls=[call.to_json() for call in answer.calls],

@@ -9,7 +9,7 @@ from toolrl_cli.commands import options
 
 
 def evaluate(
-    bench: Annotated[Literal["bfcl", "examples"], typer.Option("--bench", help="What to evaluate on.")],
+    bench: Annotated[Literal["bfcl", "bfcl-v3", "examples"], typer.Option("--bench", help="What to evaluate on.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", readable=False, help="Folder for results.jsonl and summary.json.")
     ],
@@ -27,6 +27,9 @@ def evaluate(
     ] = None,
     bfcl_wheel: Annotated[
         Path | None, typer.Option(readable=False, help="bfcl: local wheel of bfcl-eval, for use offline.")
+    ] = None,
+    ids: Annotated[
+        str | None, typer.Option(help="Only these entries: ids with commas between, or a file with one a line.")
     ] = None,
     limit: options.Limit = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 256,
@@ -51,7 +54,8 @@ def evaluate(
 
     settings = evaluation.EvalConfig(
         bench=bench, output=output, model=model, predictions=predictions, data=data, reward=reward,
-        categories=tuple(category or ()), bfcl_wheel=bfcl_wheel, limit=limit, max_new_tokens=max_new_tokens,
+        categories=tuple(category or ()), bfcl_wheel=bfcl_wheel,
+        ids=evaluation.read_ids(ids) if ids is not None else (), limit=limit, max_new_tokens=max_new_tokens,
         batch_size=batch_size, format=format, template=template, seed=seed, allow_mismatch=allow_mismatch,
         resume=resume, overwrite=overwrite,
     )  # fmt: skip
