@@ -15,8 +15,15 @@ from toolrl_cli.errors import SetupError
 from toolrl_cli.records import Json
 
 ROOT = Path(__file__).parents[3]
-# Isolated Python finds no module of ours; behind all others, the folder of our package can hide none.
-START = "import sys; sys.path.append(sys.argv[1]); from toolrl_cli.benches.bfcl.worker import serve; serve(*sys.argv[2:])"
+START = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import toolrl_cli
+del sys.path[0]
+from toolrl_cli.benches.bfcl.worker import serve
+serve(*sys.argv[2:])
+"""
+"""Isolated Python finds no module of ours, or those of another installation; what lies beside them must hide nothing."""
 
 
 class Checker:
