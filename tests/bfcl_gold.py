@@ -52,6 +52,8 @@ def gold_calls(package: Path, category: str) -> dict[str, list[Json]]:
     for id, answer in answers.items():
         tools = {tool["name"]: tool["parameters"] for tool in entries[id]["function"]}
         pairs = [pair for call in answer["ground_truth"] for pair in call.items()]
+        if len(tools) == 1:  # the checker never looks at the name here, which is another one for two entries of v3
+            pairs = [(name, given) for name in tools for _, given in pairs]
         gold[id] = [{"name": name, "arguments": gold_arguments(tools[name], given, literal)} for name, given in pairs]
     return gold
 

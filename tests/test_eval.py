@@ -319,6 +319,7 @@ def test_the_manifest_says_what_was_evaluated(tmp_path: Path) -> None:
         "data": str(config.data),
         "reward": "fine-grained",
         "categories": [],
+        "ids": [],
         "limit": None,
         "max_new_tokens": 256,
         "batch_size": 8,
@@ -342,7 +343,7 @@ def test_another_prompt_format_than_the_trainings_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bench": "mmlu"}, "unknown bench 'mmlu'; choose from bfcl, examples"),
+        ({"bench": "mmlu"}, "unknown bench 'mmlu'; choose from bfcl, bfcl-v3, examples"),
         ({"model": None}, "give either --model or --predictions"),
         ({"predictions": Path("p")}, "give either --model or --predictions"),
         ({"data": None}, "--data FILE is what --bench examples evaluates on"),

@@ -74,7 +74,9 @@ def read_turn(steps: list[object], name: str, text_format: TextFormat) -> list[C
     completions = [read_completion(step, text_format) for step in expect_each(steps, dict, name)]
     calling = [makes_call(completion, text_format) for completion in completions]
     if not all(calling[:-1]):
-        raise DataError(f"{name}[{calling.index(False)}] has no readable call, which ends the turn; it must be the last")
+        raise DataError(
+            f"{name}[{calling.index(False)}] has no readable call, which ends the turn; it must be the last"
+        )
     return completions if completions and not calling[-1] else [*completions, Completion("")]
 
 

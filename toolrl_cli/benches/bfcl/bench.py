@@ -44,7 +44,7 @@ class BfclBench:
         return [entry for category in self._categories for entry in self._load(category)]
 
     def _load(self, category: str) -> list[Entry]:
-        rows = self._request("load", category=category)["entries"]
+        rows = number_repeats(self._request("load", category=category)["entries"])
         if category in self._edition.multi_turn:
             return [multi_turn.to_entry(category, raw, self._rules, self._share_tool) for raw in rows]
         return [to_entry(category, raw) for raw in rows]
@@ -116,9 +116,7 @@ class BfclBench:
 
 
 @contextmanager
-def open_bfcl(
-    wheel: Path | None = None, categories: Sequence[str] = (), edition: Edition = V4
-) -> Iterator[BfclBench]:
+def open_bfcl(wheel: Path | None = None, categories: Sequence[str] = (), edition: Edition = V4) -> Iterator[BfclBench]:
     """The bench with its checker's process, from a local wheel or the one in the cache or on PyPI.
 
     Raises:
@@ -168,6 +166,16 @@ def read_verdict(reply: Json, wrong: Outcome) -> Verdict:
     if reply["valid"]:
         return Verdict(True, Outcome.EXACT)
     return Verdict(False, wrong, reply["error_type"], reply["error"])
+
+
+def number_repeats(rows: Sequence[Json]) -> list[Json]:
+    """The rows with ids of their own: v3 has two questions with the id `live_relevance_3-3-0`."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for row in rows:
+        seen[row["id"]] += 1
+        numbered.append(row if seen[row["id"]] == 1 else {**row, "id": f"{row['id']}:{seen[row['id']]}"})
+    return numbered
 
 
 def to_entry(category: str, raw: Json) -> Entry:

@@ -110,4 +110,3 @@ def explain_wrong(answers: Sequence[Answer]) -> Outcome:
     if any(answer.completion.truncated for answer in answers):
         return Outcome.TRUNCATED
     return Outcome.WRONG if any(answer.calls for answer in answers) else Outcome.NO_CALL
-
