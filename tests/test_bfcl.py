@@ -10,7 +10,7 @@ import pytest
 
 from toolrl_cli.benches.base import Answer, Entry, Findings, Result, Verdict
 from toolrl_cli.benches.bfcl.bench import BfclBench, find_package, judge_relevance
-from toolrl_cli.benches.bfcl.categories import COUNTS, aggregate, choose_categories
+from toolrl_cli.benches.bfcl.editions import EDITIONS, V3, V4
 from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.benches.bfcl.tools import to_tool
 from toolrl_cli.errors import ConfigError, SetupError
@@ -28,14 +28,11 @@ def load_dataset_entry(category, include_language_specific_hint):
     seen = [names, os.getcwd() == os.path.realpath(os.environ["BFCL_PROJECT_ROOT"]), sys.flags.isolated]
     function = {"name": "a.f", "description": str(seen) + hint, "parameters": {"type": "dict", "properties": {}}}
     return [{"id": category + "_0", "question": [[{"role": "user", "content": "?"}]], "function": [function]}]
-def load_ground_truth_entry(category):
+def load_file(path):
+    category = path.name.removeprefix("BFCL_t_").removesuffix(".json")
     return [{"id": category + "_0", "ground_truth": [{"a.f": {"x": [1]}}]}]
 def is_function_calling_format_output(calls):
     return all(len(call) == 1 for call in calls)
-def is_java(category):
-    return "java" in category and not is_js(category)
-def is_js(category):
-    return "javascript" in category
 """
 AST_CHECKER = """
 import os
@@ -49,9 +46,13 @@ def ast_checker(functions, calls, truth, language, category, model):
     if action == "exit": os._exit(1)
     if action == "raise": raise KeyError("broken checker")
     valid = calls == [{"a.f": {"x": 1}}]
-    return {"valid": valid, "error": [] if valid else [language, category], "error_type": "simple:wrong"}
+    return {"valid": valid, "error": [] if valid else [language.value, category], "error_type": "simple:wrong"}
 """
-ENUMS = 'class Language:\n    PYTHON, JAVA, JAVASCRIPT = "python", "java", "javascript"\n'
+ENUMS = """
+from enum import Enum
+class Language(str, Enum):
+    PYTHON, JAVA, JAVASCRIPT = "python", "java", "javascript"
+"""
 
 
 @pytest.fixture
@@ -59,6 +60,8 @@ def package(tmp_path: Path) -> Path:
     sources = {
         "utils.py": UTILS,
         "constants/enums.py": ENUMS,
+        "constants/eval_config.py": "from pathlib import Path\nPOSSIBLE_ANSWER_PATH = Path('answers')\n",
+        "constants/category_mapping.py": "VERSION_PREFIX = 'BFCL_t'\n",
         "constants/model_config.py": "raise ImportError('this module loads every vendor')\n",
         "eval_checker/ast_eval/ast_checker.py": AST_CHECKER,
     }
@@ -109,7 +112,7 @@ def test_verdicts_are_the_checkers(checker: Checker) -> None:
     bench = BfclBench(checker)
     assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 1}))]) == Verdict(True, Outcome.EXACT)
     wrong = Verdict(False, Outcome.WRONG, "simple:wrong", "python; simple_python")
-    assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 1}))]) == wrong
+    assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 2}))]) == wrong
     assert bench.grade(entry(), [answer()]) == Verdict(False, Outcome.NO_CALL, *vars_of(wrong))
     cut = Answer(Completion("text", truncated=True))
     assert bench.grade(entry(), [cut]).outcome is Outcome.TRUNCATED
@@ -125,7 +128,7 @@ def vars_of(verdict: Verdict) -> tuple[str | None, str | None]:
 def test_calls_that_cannot_be_read_are_malformed(checker: Checker) -> None:
     broken = Answer(Completion("text"), error="call is not JSON")
     expected = Verdict(False, Outcome.MALFORMED, "parse", "call is not JSON")
-    assert BfclBench(checker).grade(entry(), broken) == expected
+    assert BfclBench(checker).grade(entry(), [broken]) == expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +141,7 @@ def test_calls_that_cannot_be_read_are_malformed(checker: Checker) -> None:
 )
 def test_a_failing_checker_costs_its_entry_only(checker: Checker, action: str, error: str) -> None:
     bench = BfclBench(checker)
-    failed = bench.grade(entry(), answer(ToolCall("a.f", {"action": action})))
+    failed = bench.grade(entry(), [answer(ToolCall("a.f", {"action": action}))])
     assert failed == Verdict(False, Outcome.WRONG, "checker", error)
     assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 1}))]).correct
 
@@ -151,7 +154,7 @@ def test_entries_that_cannot_be_loaded_are_one_line(checker: Checker) -> None:
 def test_hostile_values_reach_the_checker_as_data(checker: Checker, tmp_path: Path) -> None:
     attack = f"__import__('os').system('touch {tmp_path}/pwned')"
     hostile = answer(ToolCall(attack, {attack: [attack, "\ud800\n\x00", float("inf"), 10**400]}))
-    verdict = BfclBench(checker).grade(entry(), hostile)
+    verdict = BfclBench(checker).grade(entry(), [hostile])
     assert (verdict.correct, verdict.error_type) == (False, "simple:wrong")
     assert not (tmp_path / "pwned").exists()
 
@@ -218,21 +221,36 @@ def test_function_documents_become_openai_tools() -> None:
 
 
 def test_categories_keep_the_leaderboards_order() -> None:
-    assert choose_categories(["live_simple", "parallel", "parallel"]) == ("parallel", "live_simple")
-    assert choose_categories([]) == tuple(COUNTS)
-    with pytest.raises(ConfigError, match=r"'multi_turn_base' is not supported; choose from simple_python, .*"):
-        choose_categories(["multi_turn_base"])
+    assert V4.choose_categories(["live_simple", "parallel", "parallel"]) == ("parallel", "live_simple")
+    assert V4.choose_categories([]) == tuple(V4.counts)
+    assert V3.choose_categories(["javascript", "simple"]) == ("simple", "javascript")
+    with pytest.raises(ConfigError, match=r"'memory_kv' is not supported; choose from simple_python, .*"):
+        V4.choose_categories(["memory_kv"])
+    with pytest.raises(ConfigError, match=r"'simple_python' is not supported; choose from simple, java, .*"):
+        V3.choose_categories(["simple_python"])
 
 
-def test_a_perfect_single_turn_model_scores_thirty() -> None:
-    official = aggregate(dict.fromkeys(COUNTS, 1.0))
-    assert official == {
-        "overall": pytest.approx(0.3),
-        "groups": {"non_live": 1.0, "live": 1.0, "irrelevance": 1.0, "multi_turn": 0.0, "agentic": 0.0},
+def test_the_editions_have_the_official_sizes() -> None:
+    sizes = {name: (sum(e.ast.values()), sum(e.relevance.values()), len(e.counts)) for name, e in EDITIONS.items()}
+    assert sizes == {"bfcl": (2501, 1140, 17), "bfcl-v3": (2501, 1140, 17)}
+    assert sum(V4.multi_turn.values()) == sum(V3.multi_turn.values()) == 800
+
+
+def test_a_perfect_model_without_agents_scores_sixty() -> None:
+    groups = {"non_live": 1.0, "live": 1.0, "irrelevance": 1.0, "multi_turn": 1.0}
+    assert V4.aggregate(dict.fromkeys(V4.counts, 1.0)) == {
+        "overall": pytest.approx(0.6),
+        "groups": {**groups, "agentic": 0.0},
         "overall_of_what_ran": 1.0,
-        "groups_of_what_ran": {
-            "non_live": 1.0, "live": 1.0, "irrelevance": 1.0, "multi_turn": None, "agentic": None
-        },
+        "groups_of_what_ran": {**groups, "agentic": None},
+    }
+
+
+def test_a_perfect_model_scores_hundred_on_v3() -> None:
+    groups = {"non_live": 1.0, "live": 1.0, "multi_turn": 1.0}
+    official = V3.aggregate(dict.fromkeys(V3.counts, 1.0))
+    assert official == {
+        "overall": 1.0, "groups": groups, "overall_of_what_ran": 1.0, "groups_of_what_ran": groups
     }  # fmt: skip
 
 
@@ -240,18 +258,19 @@ def test_the_aggregation_weighs_as_the_leaderboard_does() -> None:
     accuracy = {
         "simple_python": 0.9, "simple_java": 0.6, "simple_javascript": 0.3, "multiple": 0.8, "parallel": 0.4,
         "live_simple": 0.5, "live_multiple": 0.25, "irrelevance": 0.7, "live_relevance": 1.0,
+        "multi_turn_base": 0.2, "multi_turn_miss_func": 0.1,
     }  # fmt: skip
-    official = aggregate(accuracy)
+    official = V4.aggregate(accuracy)
     live = (0.5 * 258 + 0.25 * 1053) / 1351
     assert official["groups"] == pytest.approx(
-        {"non_live": (0.6 + 0.8 + 0.4) / 4, "live": live, "irrelevance": 0.35, "multi_turn": 0.0, "agentic": 0.0}
+        {"non_live": (0.6 + 0.8 + 0.4) / 4, "live": live, "irrelevance": 0.35, "multi_turn": 0.075, "agentic": 0.0}
     )
-    assert official["overall"] == pytest.approx((0.45 + live + 0.35) / 10)
+    assert official["overall"] == pytest.approx((0.45 + live + 0.35 + 3 * 0.075) / 10)
     ran = official["groups_of_what_ran"]
-    assert (ran["multi_turn"], ran["agentic"]) == (None, None)
+    assert (ran["multi_turn"], ran["agentic"]) == (pytest.approx(0.15), None)
     assert ran["non_live"] == pytest.approx(0.6)
     assert ran["live"] == pytest.approx((0.5 * 258 + 0.25 * 1053) / 1311)
-    assert official["overall_of_what_ran"] == pytest.approx((0.6 + ran["live"] + 0.7) / 3)
+    assert official["overall_of_what_ran"] == pytest.approx((0.6 + ran["live"] + 0.7 + 3 * 0.15) / 6)
 
 
 def result(category: str, *, correct: bool, error_type: str | None = None) -> Result:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from toolrl_cli.benches.bfcl.categories import AST_COUNTS, COUNTS
 
 from toolrl_cli.benches.base import Answer, Entry, Verdict
 from toolrl_cli.benches.bfcl.bench import BfclBench, find_package, open_bfcl
-from toolrl_cli.benches.bfcl.categories import AST_COUNTS, COUNTS
 from toolrl_cli.evaluation import EvalConfig, evaluate
 from toolrl_cli.records import Completion, Json, ToolCall
 

@@ -23,7 +23,7 @@ del sys.path[0]
 from toolrl_cli.benches.bfcl.worker import serve
 serve(*sys.argv[2:])
 """
-"""Isolated Python finds no module of ours, or those of another installation; what lies beside them must hide nothing."""
+"""Isolated Python finds our package nowhere or elsewhere, and what lies beside it must not hide other modules."""
 
 
 class Checker:
