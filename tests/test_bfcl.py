@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from toolrl_cli.benches.base import Answer, Entry, Findings, Result, Verdict
-from toolrl_cli.benches.bfcl.bench import BfclBench, find_package, judge_relevance
+from toolrl_cli.benches.bfcl.bench import BfclBench, find_mpmath, find_package, judge_relevance, number_repeats
+from toolrl_cli.benches.bfcl.calls import find_danger
 from toolrl_cli.benches.bfcl.editions import EDITIONS, V3, V4
+from toolrl_cli.benches.bfcl.multi_turn import divide
 from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.benches.bfcl.tools import to_tool
 from toolrl_cli.errors import ConfigError, SetupError
-from toolrl_cli.records import Completion, Outcome, ToolCall
+from toolrl_cli.records import Completion, Json, Outcome, ToolCall
 
 UTILS = """
 import os, sys
@@ -159,6 +163,69 @@ def test_hostile_values_reach_the_checker_as_data(checker: Checker, tmp_path: Pa
     assert not (tmp_path / "pwned").exists()
 
 
+ESCAPES = """
+import sys
+from toolrl_cli.benches.bfcl import guard
+guard.lock_down(2 << 30)
+import os, socket, subprocess, urllib.request
+for attempt in (
+    lambda: socket.create_connection(("127.0.0.1", 9)),
+    lambda: socket.getaddrinfo("localhost", 80),
+    lambda: urllib.request.urlopen("http://127.0.0.1:9"),
+    lambda: subprocess.run(["true"]),
+    lambda: os.system("true"),
+    lambda: os.fork(),
+    lambda: os.execv("/bin/true", ["true"]),
+    lambda: open("file", "w"),
+    lambda: os.open("file", os.O_CREAT),
+    lambda: os.remove("kept"),
+    lambda: os.rename("kept", "moved"),
+):
+    try:
+        attempt()
+    except PermissionError as error:
+        assert str(error).endswith("is forbidden here"), error
+    else:
+        sys.exit("it ran")
+assert open("kept").read() == "kept"
+"""
+
+
+def test_the_workers_process_reaches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("kept")
+    done = subprocess.run([sys.executable, "-c", ESCAPES], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("call", "danger"),
+    [
+        (ToolCall("cd", {"folder": "__import__('os')"}), None),
+        (ToolCall("no_such_tool", {"from": 1}), None),
+        (ToolCall("_f", {"_x": {"any key": "()"}}), None),
+        (ToolCall("open", {}), "'open' is a function of Python and no tool"),
+        (ToolCall("ｏｐｅｎ", {}), "'ｏｐｅｎ' is no plain name of a tool"),
+        (ToolCall("math.sqrt", {}), "'math.sqrt' is no plain name of a tool"),
+        (ToolCall("__import__", {}), "'__import__' is no plain name of a tool"),
+        (ToolCall("f()", {}), "'f()' is no plain name of a tool"),
+        (ToolCall("", {}), "'' is no plain name of a tool"),
+        (ToolCall("f", {"a": 1, "b c": 1}), "'b c' is no plain name of an argument"),
+        (ToolCall("f", {"__class__": 1}), "'__class__' is no plain name of an argument"),
+        (ToolCall("f", {"x" * 200 + ")": 1}), f"'{'x' * 80}' is no plain name of an argument"),
+    ],
+)
+def test_only_plain_calls_may_go_to_the_simulator(call: ToolCall, danger: str | None) -> None:
+    assert find_danger(call) == danger
+
+
+def test_an_answer_without_calls_ends_a_turn() -> None:
+    look, move = answer(ToolCall("ls", {})), answer(ToolCall("cd", {}), ToolCall("ls", {}))
+    assert divide([look]) == [[look.calls]]
+    assert divide([look, move, SILENT]) == [[look.calls, move.calls]]
+    assert divide([SILENT, BABBLE, move]) == [[], [], [move.calls]]
+
+
 CALLED = answer(ToolCall("f", {}))
 SILENT = answer()
 BABBLE = Answer(Completion("text"), error="call is not JSON")
@@ -292,6 +359,11 @@ def test_the_summary_says_that_it_is_partial(checker: Checker) -> None:
     ]
 
 
+def test_an_id_that_occurs_twice_gets_a_number() -> None:
+    rows: list[Json] = [{"id": "a", "n": 1}, {"id": "b"}, {"id": "a", "n": 2}]
+    assert number_repeats(rows) == [{"id": "a", "n": 1}, {"id": "b"}, {"id": "a:2", "n": 2}]
+
+
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOOLRL_CACHE", str(tmp_path / "cache"))
     wheel = tmp_path / "bfcl_eval-1.whl"
@@ -311,3 +383,14 @@ def test_without_a_wheel_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     with pytest.raises(SetupError, match=r"python -m pip download --no-deps bfcl-eval.*; or pass --bfcl-wheel FILE"):
         find_package(None)
+
+
+def test_mpmath_is_taken_from_beside_a_local_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOLRL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "no-index").as_uri())
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(SetupError, match=r"download --no-deps mpmath==1\.3\.0; or put its wheel beside that of --bfcl"):
+        find_mpmath(tmp_path / "bfcl_eval.whl")
+    (tmp_path / "mpmath-1.3.0-py3-none-any.whl").write_bytes(b"something else")
+    with pytest.raises(SetupError, match=r"mpmath-1\.3\.0-py3-none-any\.whl: not the pinned mpmath==1\.3\.0"):
+        find_mpmath(tmp_path / "bfcl_eval.whl")

@@ -247,41 +247,6 @@ def test_a_call_without_end_costs_its_entry_only(
     assert hurried.grade(entry, rollouts.answers(entry.id)).correct
 
 
-ESCAPES = """
-import sys
-from toolrl_cli.benches.bfcl import guard
-guard.lock_down(2 << 30)
-import os, socket, subprocess, urllib.request
-for attempt in (
-    lambda: socket.create_connection(("127.0.0.1", 9)),
-    lambda: socket.getaddrinfo("localhost", 80),
-    lambda: urllib.request.urlopen("http://127.0.0.1:9"),
-    lambda: subprocess.run(["true"]),
-    lambda: os.system("true"),
-    lambda: os.fork(),
-    lambda: os.execv("/bin/true", ["true"]),
-    lambda: open("file", "w"),
-    lambda: os.open("file", os.O_CREAT),
-    lambda: os.remove("kept"),
-    lambda: os.rename("kept", "moved"),
-):
-    try:
-        attempt()
-    except PermissionError as error:
-        assert str(error).endswith("is forbidden here"), error
-    else:
-        sys.exit("it ran")
-assert open("kept").read() == "kept"
-"""
-
-
-def test_the_workers_process_reaches_nothing(tmp_path: Path) -> None:
-    (tmp_path / "kept").write_text("kept")
-    done = subprocess.run([sys.executable, "-c", ESCAPES], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
-
-
 class WatchedEngine(RecordedEngine):
     """Recorded answers, and the prompts that asked for them."""
 
@@ -350,48 +315,55 @@ def test_the_gold_of_v3_passes_but_for_six(tmp_path: Path) -> None:
     assert summary.notes == (f"ceiling: {V3.ceiling}",)
 
 
-AGGREGATE = """
-import json, sys
-from pathlib import Path
-from types import SimpleNamespace
-sys.path.insert(0, sys.argv[1])
-from toolrl_cli.benches.bfcl import official
-official.replace_modules()
-sys.path.insert(0, sys.argv[2])
-from bfcl_eval.constants.model_config import MODEL_CONFIG_MAPPING
-from bfcl_eval.eval_checker import eval_runner_helper as helper
-scores = Path("score") / "toolrl"
-for category, (accuracy, count) in json.loads(sys.argv[3]).items():
-    scores.mkdir(parents=True, exist_ok=True)
-    (scores / f"{sys.argv[4]}_{category}_score.json").write_text(
-        json.dumps({"accuracy": accuracy, "correct_count": 0, "total_count": count}) + "\\n")
-model = dict(display_name="m", url="", org="", license="", input_price=None, output_price=None)
-MODEL_CONFIG_MAPPING["toolrl"] = SimpleNamespace(**model)
-found = {}
-def keep(data, file_path, header, **_):
-    found[Path(file_path).stem] = dict(zip(header, data[0]))
-helper.write_score_csv_file = keep
-table = {}
-helper.update_leaderboard_table_with_local_score_file(table, Path("score"))
-out, sys.stdout = sys.stdout, sys.stderr
-helper.generate_leaderboard_csv(table, Path("score"))
-json.dump(found, out)
-"""
-
-
-def official_sums(edition: Edition, accuracy: dict[str, float], folder: Path) -> dict[str, Any]:
-    """The rows of the official tables before they are rounded, from score files."""
-    scores = {name: (share, edition.counts[name]) for name, share in accuracy.items()}
-    prefix = "BFCL_v3" if edition is V3 else "BFCL_v4"
-    package = find_package(None, edition.wheel)
+def ask_officials(job: str, given: object, edition: Edition, folder: Path) -> Any:
+    """What the official package itself makes of it."""
+    packages = find_package(None, edition.wheel), find_mpmath(None)
+    words = [sys.executable, str(Path(__file__).with_name("bfcl_official.py")), job, process.ROOT, *packages]
+    environment = {"BFCL_PROJECT_ROOT": str(folder), "PATH": os.environ["PATH"]}
     done = subprocess.run(
-        [sys.executable, "-c", AGGREGATE, str(process.ROOT), str(package), json.dumps(scores), prefix],
-        cwd=folder, env={"BFCL_PROJECT_ROOT": str(folder), "PATH": os.environ["PATH"]},
-        capture_output=True, text=True, timeout=120,
+        list(map(str, words)), input=json.dumps(given), cwd=folder, env=environment, capture_output=True, text=True,
+        timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("fixture", ["rollouts", "rollouts_v3"])
+def test_dialogues_go_as_in_the_official_runner(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    rollouts: Rollouts = request.getfixturevalue(fixture)
+    edition = {"rollouts": V4, "rollouts_v3": V3}[fixture]
+    chosen = random.Random(0).sample(sorted(rollouts.entries), 12)
+    asked = []
+    for id in chosen:
+        entry, gold = rollouts.entries[id], rollouts.answers(id)
+        asked += [(entry, gold), (entry, spoil(entry, gold)), (entry, wander(entry, gold))]
+    rows = [{"id": entry.id, "category": entry.category, "answers": calls_of(answers)} for entry, answers in asked]
+    theirs = ask_officials("dialogues", rows, edition, tmp_path)
+    for (entry, answers), official in zip(asked, theirs, strict=True):
+        verdict, turns = rollouts.play(entry.id, answers)
+        messages = [*entry.messages, *(message for turn in turns for message in turn.messages)]
+        tools = [entry.tools, *(turn.tools for turn in turns if turn.tools is not None)]
+        # The official runner also runs the step beyond the limit, whose results nobody sees.
+        assert messages == official["messages"][: len(messages)]
+        assert [[tool["function"]["name"] for tool in given] for given in tools] == official["tools"]
+        assert verdict.correct == official["correct"]
+
+
+def wander(entry: Entry, answers: list[Answer]) -> list[Answer]:
+    """One call a step; some steps come again and again, and some calls are of no tool or no Python."""
+    chance = random.Random(entry.id)
+    steps: list[Answer] = []
+    for answer in answers:
+        steps += [step(call) for call in answer.calls] or [answer]
+        if answer.calls and chance.random() < 0.2:
+            steps += [steps[-1]] * chance.randint(1, 22)
+        if chance.random() < 0.2:
+            steps.append(step(ToolCall("no_such_tool", {"x": 1}), ToolCall("ls", {"from": "x"})))
+    return steps
+
+
+def calls_of(answers: list[Answer]) -> list[list[Json]]:
+    return [[call.to_json() for call in answer.calls] for answer in answers]
 
 
 def first_number(row: Json) -> float:
@@ -405,7 +377,8 @@ def test_the_sums_are_the_official_ones(name: str, share: float, tmp_path: Path)
     edition, chance = EDITIONS[name], random.Random(name)
     chosen = [category for category in edition.counts if chance.random() <= share]
     accuracy = {category: chance.random() for category in chosen}
-    ours, theirs = edition.aggregate(accuracy), official_sums(edition, accuracy, tmp_path)
+    scores = {name: (share, edition.counts[name]) for name, share in accuracy.items()}
+    ours, theirs = edition.aggregate(accuracy), ask_officials("sums", scores, edition, tmp_path)
     assert ours["overall"] == pytest.approx(theirs["data_overall"]["Overall Acc"], abs=1e-9)
     groups = {group: first_number(theirs[f"data_{group}"]) for group in ("non_live", "live", "multi_turn")}
     if edition is V4:

@@ -101,7 +101,7 @@ def run_call(state: Json, text: str) -> object:
         NameError, SyntaxError: the text is no such call, as `eval` says of a function that does not exist.
         Exhausted: the memory does not suffice, or the result is too long.
     """
-    call = ast.parse(text, mode="eval").body
+    call = ast.parse(text, "<string>", mode="eval").body
     try:
         method, arguments, keywords = read_call(state, call)
     except (ValueError, KeyError, AttributeError) as error:
