@@ -17,6 +17,7 @@ from bfcl_gold import gold_dialogues, gold_rows
 from toolrl_cli.benches.base import Answer, Entry, Turn, Verdict
 from toolrl_cli.benches.bfcl import process
 from toolrl_cli.benches.bfcl.bench import BfclBench, find_mpmath, find_package, open_bfcl
+from toolrl_cli.benches.bfcl.calls import find_danger
 from toolrl_cli.benches.bfcl.editions import EDITIONS, V3, V4, Edition
 from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.evaluation import EvalConfig, evaluate
@@ -154,7 +155,9 @@ def test_a_turn_of_over_twenty_steps_ends_the_dialogue(rollouts: Rollouts) -> No
     allowed, _ = rollouts.play(id, [*[look] * 19, *gold])
     assert allowed.correct
     forced, turns = rollouts.play(id, [*[look] * 20, *gold])
-    assert (forced.correct, forced.error_type, len(turns)) == (False, "multi_turn:force_terminated", 20)
+    assert len(turns) == 20
+    ended = "turn 1 of 4 took more than 20 steps"
+    assert forced == Verdict(False, Outcome.WRONG, "multi_turn:force_terminated", ended)
     last, turns = rollouts.play(id, [*gold[:-2], *[look] * 20, *gold[-2:]])
     assert last.correct, "the official checker judges a last turn that went over the limit"
     assert len(turns) == len(gold) - 2 + 20
@@ -200,6 +203,19 @@ def test_the_worker_runs_nothing_but_tools_by_itself(rollouts: Rollouts, tmp_pat
     error, pwd = reply["results"]
     assert error.startswith("Error during execution: ") and json.loads(pwd)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("fixture", ["rollouts", "rollouts_v3"])
+def test_no_official_tool_is_a_danger(fixture: str, request: pytest.FixtureRequest) -> None:
+    rollouts: Rollouts = request.getfixturevalue(fixture)
+    brought = [tools for entry in rollouts.entries.values() for tools in (entry.tools, *entry.payload.added.values())]
+    calls = {
+        tool["function"]["name"]: ToolCall(tool["function"]["name"], dict.fromkeys(properties(tool)))
+        for tools in brought
+        for tool in tools
+    }
+    assert len(calls) > 120
+    assert {find_danger(call) for call in calls.values()} == {None}
 
 
 def test_a_tool_that_does_not_exist_is_answered_as_officially(rollouts: Rollouts) -> None:

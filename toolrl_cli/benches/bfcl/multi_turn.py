@@ -90,7 +90,7 @@ def early_verdict(course: Course, answers: Sequence[Answer]) -> Verdict | None:
         return Verdict(False, Outcome.WRONG, "unsafe_call", f"not run: {danger}")
     turns = len(divide(answers))
     if turns < len(course.turns):
-        ended = f"the dialogue ended in turn {turns} of {len(course.turns)}, after {course.step_limit} steps at most"
+        ended = f"turn {turns} of {len(course.turns)} took more than {course.step_limit} steps"
         return Verdict(False, Outcome.WRONG, "multi_turn:force_terminated", ended)
     return None
 
