@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
 
 
 def test_every_bench_is_found() -> None:
-    assert list(registry.BENCHES) == ["api-bank", "bamboogle", "bfcl", "examples"]
+    assert list(registry.BENCHES) == ["api-bank", "bamboogle", "bfcl", "bfcl-v3", "examples"]
     assert registry.owners("data") == ["api-bank", "bamboogle", "examples"]
     assert registry.owners("limit") == []
 

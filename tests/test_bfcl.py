@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from toolrl_cli.benches.base import Answer, Entry, Findings, Result, Verdict
-from toolrl_cli.benches.bfcl.bench import BfclBench, find_package, judge_relevance
-from toolrl_cli.benches.bfcl.categories import COUNTS, aggregate, choose_categories
+from toolrl_cli.benches.bfcl.bench import BfclBench, find_mpmath, find_package, judge_relevance, number_repeats
+from toolrl_cli.benches.bfcl.calls import find_danger
+from toolrl_cli.benches.bfcl.editions import EDITIONS, V3, V4
+from toolrl_cli.benches.bfcl.multi_turn import divide
 from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.benches.bfcl.tools import to_tool
 from toolrl_cli.errors import ConfigError, SetupError
-from toolrl_cli.records import Completion, Outcome, ToolCall
+from toolrl_cli.records import Completion, Json, Outcome, ToolCall
 
 UTILS = """
 import os, sys
@@ -28,14 +32,11 @@ def load_dataset_entry(category, include_language_specific_hint):
     seen = [names, os.getcwd() == os.path.realpath(os.environ["BFCL_PROJECT_ROOT"]), sys.flags.isolated]
     function = {"name": "a.f", "description": str(seen) + hint, "parameters": {"type": "dict", "properties": {}}}
     return [{"id": category + "_0", "question": [[{"role": "user", "content": "?"}]], "function": [function]}]
-def load_ground_truth_entry(category):
+def load_file(path):
+    category = path.name.removeprefix("BFCL_t_").removesuffix(".json")
     return [{"id": category + "_0", "ground_truth": [{"a.f": {"x": [1]}}]}]
 def is_function_calling_format_output(calls):
     return all(len(call) == 1 for call in calls)
-def is_java(category):
-    return "java" in category and not is_js(category)
-def is_js(category):
-    return "javascript" in category
 """
 AST_CHECKER = """
 import os
@@ -49,9 +50,13 @@ def ast_checker(functions, calls, truth, language, category, model):
     if action == "exit": os._exit(1)
     if action == "raise": raise KeyError("broken checker")
     valid = calls == [{"a.f": {"x": 1}}]
-    return {"valid": valid, "error": [] if valid else [language, category], "error_type": "simple:wrong"}
+    return {"valid": valid, "error": [] if valid else [language.value, category], "error_type": "simple:wrong"}
 """
-ENUMS = 'class Language:\n    PYTHON, JAVA, JAVASCRIPT = "python", "java", "javascript"\n'
+ENUMS = """
+from enum import Enum
+class Language(str, Enum):
+    PYTHON, JAVA, JAVASCRIPT = "python", "java", "javascript"
+"""
 
 
 @pytest.fixture
@@ -59,6 +64,8 @@ def package(tmp_path: Path) -> Path:
     sources = {
         "utils.py": UTILS,
         "constants/enums.py": ENUMS,
+        "constants/eval_config.py": "from pathlib import Path\nPOSSIBLE_ANSWER_PATH = Path('answers')\n",
+        "constants/category_mapping.py": "VERSION_PREFIX = 'BFCL_t'\n",
         "constants/model_config.py": "raise ImportError('this module loads every vendor')\n",
         "eval_checker/ast_eval/ast_checker.py": AST_CHECKER,
     }
@@ -109,7 +116,7 @@ def test_verdicts_are_the_checkers(checker: Checker) -> None:
     bench = BfclBench(checker)
     assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 1}))]) == Verdict(True, Outcome.EXACT)
     wrong = Verdict(False, Outcome.WRONG, "simple:wrong", "python; simple_python")
-    assert bench.grade(entry(), [answer(ToolCall("a_f", {"x": 1}))]) == wrong
+    assert bench.grade(entry(), [answer(ToolCall("a.f", {"x": 2}))]) == wrong
     assert bench.grade(entry(), [answer()]) == Verdict(False, Outcome.NO_CALL, *vars_of(wrong))
     cut = Answer(Completion("text", truncated=True))
     assert bench.grade(entry(), [cut]).outcome is Outcome.TRUNCATED
@@ -154,6 +161,69 @@ def test_hostile_values_reach_the_checker_as_data(checker: Checker, tmp_path: Pa
     verdict = BfclBench(checker).grade(entry(), [hostile])
     assert (verdict.correct, verdict.error_type) == (False, "simple:wrong")
     assert not (tmp_path / "pwned").exists()
+
+
+ESCAPES = """
+import sys
+from toolrl_cli.benches.bfcl import guard
+guard.lock_down(2 << 30)
+import os, socket, subprocess, urllib.request
+for attempt in (
+    lambda: socket.create_connection(("127.0.0.1", 9)),
+    lambda: socket.getaddrinfo("localhost", 80),
+    lambda: urllib.request.urlopen("http://127.0.0.1:9"),
+    lambda: subprocess.run(["true"]),
+    lambda: os.system("true"),
+    lambda: os.fork(),
+    lambda: os.execv("/bin/true", ["true"]),
+    lambda: open("file", "w"),
+    lambda: os.open("file", os.O_CREAT),
+    lambda: os.remove("kept"),
+    lambda: os.rename("kept", "moved"),
+):
+    try:
+        attempt()
+    except PermissionError as error:
+        assert str(error).endswith("is forbidden here"), error
+    else:
+        sys.exit("it ran")
+assert open("kept").read() == "kept"
+"""
+
+
+def test_the_workers_process_reaches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("kept")
+    done = subprocess.run([sys.executable, "-c", ESCAPES], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("call", "danger"),
+    [
+        (ToolCall("cd", {"folder": "__import__('os')"}), None),
+        (ToolCall("no_such_tool", {"from": 1}), None),
+        (ToolCall("_f", {"_x": {"any key": "()"}}), None),
+        (ToolCall("open", {}), "'open' is a function of Python and no tool"),
+        (ToolCall("ｏｐｅｎ", {}), "'ｏｐｅｎ' is no plain name of a tool"),
+        (ToolCall("math.sqrt", {}), "'math.sqrt' is no plain name of a tool"),
+        (ToolCall("__import__", {}), "'__import__' is no plain name of a tool"),
+        (ToolCall("f()", {}), "'f()' is no plain name of a tool"),
+        (ToolCall("", {}), "'' is no plain name of a tool"),
+        (ToolCall("f", {"a": 1, "b c": 1}), "'b c' is no plain name of an argument"),
+        (ToolCall("f", {"__class__": 1}), "'__class__' is no plain name of an argument"),
+        (ToolCall("f", {"x" * 200 + ")": 1}), f"'{'x' * 80}' is no plain name of an argument"),
+    ],
+)
+def test_only_plain_calls_may_go_to_the_simulator(call: ToolCall, danger: str | None) -> None:
+    assert find_danger(call) == danger
+
+
+def test_an_answer_without_calls_ends_a_turn() -> None:
+    look, move = answer(ToolCall("ls", {})), answer(ToolCall("cd", {}), ToolCall("ls", {}))
+    assert divide([look]) == [[look.calls]]
+    assert divide([look, move, SILENT]) == [[look.calls, move.calls]]
+    assert divide([SILENT, BABBLE, move]) == [[], [], [move.calls]]
 
 
 CALLED = answer(ToolCall("f", {}))
@@ -218,21 +288,36 @@ def test_function_documents_become_openai_tools() -> None:
 
 
 def test_categories_keep_the_leaderboards_order() -> None:
-    assert choose_categories(["live_simple", "parallel", "parallel"]) == ("parallel", "live_simple")
-    assert choose_categories([]) == tuple(COUNTS)
-    with pytest.raises(ConfigError, match=r"'multi_turn_base' is not supported; choose from simple_python, .*"):
-        choose_categories(["multi_turn_base"])
+    assert V4.choose_categories(["live_simple", "parallel", "parallel"]) == ("parallel", "live_simple")
+    assert V4.choose_categories([]) == tuple(V4.counts)
+    assert V3.choose_categories(["javascript", "simple"]) == ("simple", "javascript")
+    with pytest.raises(ConfigError, match=r"'memory_kv' is not supported; choose from simple_python, .*"):
+        V4.choose_categories(["memory_kv"])
+    with pytest.raises(ConfigError, match=r"'simple_python' is not supported; choose from simple, java, .*"):
+        V3.choose_categories(["simple_python"])
 
 
-def test_a_perfect_single_turn_model_scores_thirty() -> None:
-    official = aggregate(dict.fromkeys(COUNTS, 1.0))
-    assert official == {
-        "overall": pytest.approx(0.3),
-        "groups": {"non_live": 1.0, "live": 1.0, "irrelevance": 1.0, "multi_turn": 0.0, "agentic": 0.0},
+def test_the_editions_have_the_official_sizes() -> None:
+    sizes = {name: (sum(e.ast.values()), sum(e.relevance.values()), len(e.counts)) for name, e in EDITIONS.items()}
+    assert sizes == {"bfcl": (2501, 1140, 17), "bfcl-v3": (2501, 1140, 17)}
+    assert sum(V4.multi_turn.values()) == sum(V3.multi_turn.values()) == 800
+
+
+def test_a_perfect_model_without_agents_scores_sixty() -> None:
+    groups = {"non_live": 1.0, "live": 1.0, "irrelevance": 1.0, "multi_turn": 1.0}
+    assert V4.aggregate(dict.fromkeys(V4.counts, 1.0)) == {
+        "overall": pytest.approx(0.6),
+        "groups": {**groups, "agentic": 0.0},
         "overall_of_what_ran": 1.0,
-        "groups_of_what_ran": {
-            "non_live": 1.0, "live": 1.0, "irrelevance": 1.0, "multi_turn": None, "agentic": None
-        },
+        "groups_of_what_ran": {**groups, "agentic": None},
+    }
+
+
+def test_a_perfect_model_scores_hundred_on_v3() -> None:
+    groups = {"non_live": 1.0, "live": 1.0, "multi_turn": 1.0}
+    official = V3.aggregate(dict.fromkeys(V3.counts, 1.0))
+    assert official == {
+        "overall": 1.0, "groups": groups, "overall_of_what_ran": 1.0, "groups_of_what_ran": groups
     }  # fmt: skip
 
 
@@ -240,18 +325,19 @@ def test_the_aggregation_weighs_as_the_leaderboard_does() -> None:
     accuracy = {
         "simple_python": 0.9, "simple_java": 0.6, "simple_javascript": 0.3, "multiple": 0.8, "parallel": 0.4,
         "live_simple": 0.5, "live_multiple": 0.25, "irrelevance": 0.7, "live_relevance": 1.0,
+        "multi_turn_base": 0.2, "multi_turn_miss_func": 0.1,
     }  # fmt: skip
-    official = aggregate(accuracy)
+    official = V4.aggregate(accuracy)
     live = (0.5 * 258 + 0.25 * 1053) / 1351
     assert official["groups"] == pytest.approx(
-        {"non_live": (0.6 + 0.8 + 0.4) / 4, "live": live, "irrelevance": 0.35, "multi_turn": 0.0, "agentic": 0.0}
+        {"non_live": (0.6 + 0.8 + 0.4) / 4, "live": live, "irrelevance": 0.35, "multi_turn": 0.075, "agentic": 0.0}
     )
-    assert official["overall"] == pytest.approx((0.45 + live + 0.35) / 10)
+    assert official["overall"] == pytest.approx((0.45 + live + 0.35 + 3 * 0.075) / 10)
     ran = official["groups_of_what_ran"]
-    assert (ran["multi_turn"], ran["agentic"]) == (None, None)
+    assert (ran["multi_turn"], ran["agentic"]) == (pytest.approx(0.15), None)
     assert ran["non_live"] == pytest.approx(0.6)
     assert ran["live"] == pytest.approx((0.5 * 258 + 0.25 * 1053) / 1311)
-    assert official["overall_of_what_ran"] == pytest.approx((0.6 + ran["live"] + 0.7) / 3)
+    assert official["overall_of_what_ran"] == pytest.approx((0.6 + ran["live"] + 0.7 + 3 * 0.15) / 6)
 
 
 def result(category: str, *, correct: bool, error_type: str | None = None) -> Result:
@@ -273,6 +359,11 @@ def test_the_summary_says_that_it_is_partial(checker: Checker) -> None:
     ]
 
 
+def test_an_id_that_occurs_twice_gets_a_number() -> None:
+    rows: list[Json] = [{"id": "a", "n": 1}, {"id": "b"}, {"id": "a", "n": 2}]
+    assert number_repeats(rows) == [{"id": "a", "n": 1}, {"id": "b"}, {"id": "a:2", "n": 2}]
+
+
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOOLRL_CACHE", str(tmp_path / "cache"))
     wheel = tmp_path / "bfcl_eval-1.whl"
@@ -292,3 +383,14 @@ def test_without_a_wheel_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     with pytest.raises(SetupError, match=r"python -m pip download --no-deps bfcl-eval.*; or pass --bfcl-wheel FILE"):
         find_package(None)
+
+
+def test_mpmath_is_taken_from_beside_a_local_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOLRL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "no-index").as_uri())
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(SetupError, match=r"download --no-deps mpmath==1\.3\.0; or put its wheel beside that of --bfcl"):
+        find_mpmath(tmp_path / "bfcl_eval.whl")
+    (tmp_path / "mpmath-1.3.0-py3-none-any.whl").write_bytes(b"something else")
+    with pytest.raises(SetupError, match=r"mpmath-1\.3\.0-py3-none-any\.whl: not the pinned mpmath==1\.3\.0"):
+        find_mpmath(tmp_path / "bfcl_eval.whl")

@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bfcl_gold import gold_calls, gold_rows
 
 from toolrl_cli.benches.base import Answer, Entry, Verdict
 from toolrl_cli.benches.bfcl.bench import BfclBench, find_package, open_bfcl
-from toolrl_cli.benches.bfcl.categories import AST_COUNTS, COUNTS
+from toolrl_cli.benches.bfcl.editions import V4
 from toolrl_cli.evaluation import EvalConfig, evaluate
 from toolrl_cli.records import Completion, Json, ToolCall
 
@@ -30,7 +31,6 @@ REFUSED_GOLD = {
     "live_multiple_862-181-3": "simple_function_checker:unexpected_param",
     "live_multiple_964-207-0": "simple_function_checker:missing_required",
 }
-SUFFIXES = {"float": "f", "long": "L"}
 
 
 @pytest.fixture(scope="module")
@@ -44,80 +44,18 @@ def bench(package: Path) -> Iterator[BfclBench]:
         yield opened
 
 
-def read_raw(path: Path) -> dict[str, Json]:
-    return {row["id"]: row for row in map(json.loads, path.read_text("utf-8").splitlines())}
-
-
-def gold_calls(package: Path, category: str) -> dict[str, list[Json]]:
-    """The first allowed value of every argument, in the literal form of the category's language."""
-    data = package / "bfcl_eval" / "data"
-    entries = read_raw(data / f"BFCL_v4_{category}.json")
-    answers = read_raw(data / "possible_answer" / f"BFCL_v4_{category}.json")
-    literal = {"simple_java": java, "simple_javascript": javascript}.get(category, lambda value, schema: value)
-    gold = {}
-    for id, answer in answers.items():
-        tools = {tool["name"]: tool["parameters"] for tool in entries[id]["function"]}
-        pairs = [pair for call in answer["ground_truth"] for pair in call.items()]
-        gold[id] = [{"name": name, "arguments": gold_arguments(tools[name], given, literal)} for name, given in pairs]
-    return gold
-
-
-def gold_arguments(parameters: Json, given: Json, literal: Callable[[object, Json], object]) -> Json:
-    """The first value allowed for each argument; an empty text means that an optional one may be left out."""
-    arguments = {}
-    for name, allowed in given.items():
-        required = name in parameters["required"]
-        if allowed and (required or "" not in allowed):
-            value = next((value for value in allowed if value != ""), "")
-            arguments[name] = literal(first(value), parameters["properties"].get(name, {}))
-    return arguments
-
-
-def first(value: object) -> object:
-    """An object's values are lists of allowed values, one level deep; other values stand for themselves."""
-    if isinstance(value, dict):
-        return {key: allowed[0] for key, allowed in value.items() if allowed[0] != ""}
-    if isinstance(value, list):
-        return [first(item) if isinstance(item, dict) else item for item in value]
-    return value
-
-
-def java(value: object, schema: Json) -> str:
-    kind = schema["type"]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        suffix = SUFFIXES.get(schema["items"]["type"], "")
-        # The official reader keeps the quotes of an array's items, and unquotes a list's.
-        items = [item if kind == "Array" and isinstance(item, str) else json.dumps(item) + suffix for item in value]
-        joined = ", ".join(items)
-        return f"new ArrayList<>(Arrays.asList({joined}))" if kind == "ArrayList" else f"new Object[]{{{joined}}}"
-    if isinstance(value, dict):
-        puts = " ".join(f'put("{key}", {json.dumps(item)});' for key, item in value.items())
-        return f"new HashMap<String, Object>() {{{{ {puts} }}}}"
-    return json.dumps(value) + SUFFIXES.get(kind, "")
-
-
-def javascript(value: object, schema: Json) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 @pytest.fixture(scope="module")
 def gold(package: Path) -> dict[str, list[Json]]:
-    return {id: calls for category in AST_COUNTS for id, calls in gold_calls(package, category).items()}
+    return {id: calls for category in V4.ast for id, calls in gold_calls(package, category).items()}
 
 
 @pytest.fixture(scope="module")
-def predictions(gold: dict[str, list[Json]], bench: BfclBench, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The gold of all categories: a call of the first tool where one is relevant, none where none is."""
-    calls = dict(gold)
-    for entry in bench.entries():
-        if entry.category == "live_relevance":
-            calls[entry.id] = [{"name": entry.tools[0]["function"]["name"], "arguments": {}}]
-        elif entry.category not in AST_COUNTS:
-            calls[entry.id] = []
+def predictions(package: Path, bench: BfclBench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The gold of all categories."""
+    chosen = [entry for entry in bench.entries() if entry.category in V4.relevance]
+    first = {entry.id: entry.tools[0]["function"]["name"] if entry.tools else "" for entry in chosen}
     path = tmp_path_factory.mktemp("gold") / "predictions.jsonl"
-    path.write_text("".join(json.dumps({"id": id, "tool_calls": made}) + "\n" for id, made in calls.items()), "utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in gold_rows(package, V4, first)), "utf-8")
     return path
 
 
@@ -127,24 +65,24 @@ def test_the_gold_passes_but_for_six(predictions: Path, tmp_path: Path) -> None:
     assert {row["id"]: row["error_type"] for row in rows if not row["correct"]} == REFUSED_GOLD
     wrong = {"simple_java": 2, "live_simple": 2, "live_multiple": 2}
     assert {name: (tally.n, tally.correct) for name, tally in summary.categories.items()} == {
-        name: (n, n - wrong.get(name, 0)) for name, n in COUNTS.items()
+        name: (n, n - wrong.get(name, 0)) for name, n in V4.counts.items()
     }
-    assert sum(summary.categories[name].correct for name in AST_COUNTS) == 2495
-    assert sum(AST_COUNTS.values()) == 2501
-    assert summary.outcomes == {"abstained": 1124, "exact": 2511, "wrong": 6}
+    assert sum(summary.categories[name].correct for name in V4.ast) == 2495
+    assert sum(V4.ast.values()) == 2501
+    assert summary.outcomes == {"abstained": 1124, "exact": 3311, "wrong": 6}
     assert summary.official is not None
-    # With a perfect multi-turn score and no agentic one this is the leaderboard's 59.95.
-    assert round(100 * summary.official["overall"] + 30, 2) == 59.95
+    assert round(100 * summary.official["overall"], 2) == 59.95
     assert summary.notes == (
-        "overall is partial: multi-turn (30%) and agentic (40%) did not run and count as 0, so 30 of 100 is the most",
-        "ceiling: the official gold answers themselves pass 2495 of the 2501 AST entries",
+        "overall is partial: agentic (40%) did not run and counts as 0, so 60 of 100 is the most; its memory and web "
+        "search need embeddings and a search key",
+        "ceiling: the official gold answers themselves pass 2495 of the 2501 AST and all 800 multi-turn entries",
     )
 
 
 def test_entries_are_complete_and_hinted(bench: BfclBench) -> None:
     entries = bench.entries()
-    assert Counter(entry.category for entry in entries) == COUNTS
-    assert len({entry.id for entry in entries}) == len(entries) == 3641
+    assert Counter(entry.category for entry in entries) == V4.counts
+    assert len({entry.id for entry in entries}) == len(entries) == 4441
     by_id = {entry.id: entry for entry in entries}
     java_tool = by_id["simple_java_6"].tools[0]["function"]
     assert java_tool["description"].endswith("Note that the provided function is in Java 8 SDK syntax.")
@@ -183,7 +121,7 @@ def test_dotted_names_are_compared_as_they_are(bench: BfclBench, gold: dict[str,
 
 def test_hostile_calls_are_only_wrong(bench: BfclBench, gold: dict[str, list[Json]], tmp_path: Path) -> None:
     attack = f"__import__('os').system('touch {tmp_path}/pwned')"
-    for category in AST_COUNTS:
+    for category in V4.ast:
         id = next(id for id in gold if id.rsplit("_", 1)[0] == category)
         for call in (ToolCall(attack, {attack: attack}), ToolCall(gold[id][0]["name"], {attack: attack})):
             assert not grade_one(bench, id, call).correct

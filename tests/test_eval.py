@@ -15,12 +15,13 @@ import pytest
 
 from toolrl_cli.benches.base import Entry
 from toolrl_cli.errors import ConfigError, DataError
-from toolrl_cli.evaluation import EvalConfig, evaluate, plan, sample, summary_tables
+from toolrl_cli.evaluation import EvalConfig, evaluate, pick, plan, read_ids, sample, summary_tables
 from toolrl_cli.formats import find_format
 from toolrl_cli.inference.base import Prompt
 from toolrl_cli.inference.predictions import read_predictions
 from toolrl_cli.manifest import Manifest, read_manifest
-from toolrl_cli.records import Completion, Json
+from toolrl_cli.records import Completion, Json, Target
+from toolrl_cli.training.config import FormatName
 
 TOOL = {
     "type": "function",
@@ -186,6 +187,25 @@ def test_recorded_tool_calls_count_as_written_in_the_format(tmp_path: Path) -> N
     assert summary.metrics["format"].value == 1.0
 
 
+CALL_STEP = {"tool_calls": [{"name": "weather", "arguments": {"city": "Oslo"}}]}
+
+
+@pytest.mark.parametrize("name", ["toolrl", "hermes", "llama3"])
+def test_recorded_turns_end_with_an_answer_without_calls(tmp_path: Path, name: FormatName) -> None:
+    text_format = find_format(name)
+    turns = [[CALL_STEP, CALL_STEP], [], [CALL_STEP, {"completion": "done"}], [{"completion": "no"}]]
+    path = write_lines(tmp_path / "p.jsonl", [{"id": "a", "turns": turns}])
+    call = text_format.render_target(Target.from_json(CALL_STEP))
+    texts = [completion.text for completion in read_predictions(path, text_format)["a"]]
+    assert texts == [call, call, "", "", call, "done", "no"]
+    assert [bool(text_format.parse_tool_calls(text)) for text in texts] == [text == call for text in texts]
+
+
+def test_a_turn_whose_calls_cannot_be_read_has_ended(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "p.jsonl", [{"id": "a", "turns": [[CALL_STEP, {"completion": BROKEN}]]}])
+    assert read_predictions(path, find_format("toolrl"))["a"][1:] == [Completion(BROKEN)]
+
+
 def test_unknown_predictions_are_named(tmp_path: Path) -> None:
     predictions = [{"id": id, "completion": RIGHT} for id in ("a", "x1", "x2", "x3", "x4")]
     summary = evaluate(configure(tmp_path, [example("a")], predictions))
@@ -208,6 +228,15 @@ def test_a_prediction_left_out_by_the_limit_is_not_unknown(tmp_path: Path) -> No
         ('{"id": "a", "completion": 7}\n', ":1: completion must be a string, not a number"),
         ('{"id": "a", "tool_calls": [{"name": "f", "arguments": "{}"}]}\n', ":1: tool call arguments must be"),
         ('{"id": "a", "completion": "x"}\n{"id": "b", "compl', ":2: not JSON"),
+        ('{"id": "a", "turns": [], "completion": "x"}\n', ':1: a prediction needs either "completion" or "tool_calls"'),
+        ('{"id": "a", "turns": {}}\n', ":1: turns must be a list, not an object"),
+        ('{"id": "a", "turns": [{}]}\n', ":1: turns[0] must be a list, not an object"),
+        ('{"id": "a", "turns": [[], ["x"]]}\n', ":1: turns[1][0] must be an object, not a string"),
+        ('{"id": "a", "turns": [[{}]]}\n', ':1: a prediction needs either "completion" or "tool_calls"'),
+        (
+            '{"id": "a", "turns": [[{"completion": "x"}, {"completion": "y"}]]}\n',
+            ":1: turns[0][0] has no readable call, which ends the turn; it must be the last",
+        ),
         ("[1]\n", ":1: prediction must be an object, not a list"),
         ("", ": no predictions; each line must hold an id and a completion"),
     ],
@@ -324,6 +353,7 @@ def test_the_manifest_says_what_was_evaluated(tmp_path: Path) -> None:
         "predictions": None,
         "data": str(config.data),
         "reward": "fine-grained",
+        "ids": [],
         "limit": None,
         "max_new_tokens": 256,
         "batch_size": 8,
@@ -347,13 +377,13 @@ def test_another_prompt_format_than_the_trainings_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bench": "mmlu"}, "unknown bench 'mmlu'; choose from api-bank, bamboogle, bfcl, examples"),
+        ({"bench": "mmlu"}, "unknown bench 'mmlu'; choose from api-bank, bamboogle, bfcl, bfcl-v3, examples"),
         ({"model": None}, "give either --model or --predictions"),
         ({"predictions": Path("p")}, "give either --model or --predictions"),
         ({"data": None}, "--data FILE is what --bench examples evaluates on"),
         ({"bench": "bfcl"}, "--data FILE belongs to --bench api-bank and bamboogle and examples; leave it out"),
-        ({"categories": ("parallel",)}, "--category belongs to --bench bfcl; leave it out"),
-        ({"bfcl_wheel": Path("w")}, "--bfcl-wheel belongs to --bench bfcl; leave it out"),
+        ({"categories": ("parallel",)}, "--category belongs to --bench bfcl and bfcl-v3; leave it out"),
+        ({"bfcl_wheel": Path("w")}, "--bfcl-wheel belongs to --bench bfcl and bfcl-v3; leave it out"),
         ({"own_prompt": True}, "--own-prompt belongs to --bench api-bank; leave it out"),
         ({"bench": "api-bank", "reward": "coarse"}, "--reward belongs to --bench examples; leave it out"),
         ({"bench": "bamboogle"}, "the search tool needs a corpus; give --search bm25:CORPUS.jsonl, or another of"),
@@ -391,6 +421,25 @@ def test_a_sample_follows_its_seed_and_nests() -> None:
     assert sample(entries, 20, seed=1) == sample(entries, 20, seed=1) != sample(entries, 20, seed=2)
     assert {e.id for e in sample(entries, 20, seed=1)} < {e.id for e in sample(entries, 40, seed=1)}
     assert sample(entries, None, seed=1) == sample(entries, 1000, seed=1) == entries
+
+
+def test_ids_choose_entries_before_the_limit(tmp_path: Path) -> None:
+    config = configure(tmp_path, [example(id) for id in "abcd"], [{"id": id, "completion": RIGHT} for id in "abcd"])
+    evaluate(replace(config, ids=("d", "b")))
+    assert [row["id"] for row in read_rows(config.output / "results.jsonl")] == ["b", "d"]
+    assert evaluate(replace(config, ids=("d", "b"), limit=1, overwrite=True)).n == 1
+    with pytest.raises(ConfigError, match="no entry has the id 'abd'; did you mean 'abc'"):
+        pick([*entries_of(ab=1), Entry("abc", "c", (), ())], ["abd"])
+
+
+def test_ids_come_from_a_file_or_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("a\n\n b_1 \na\n", "utf-8")
+    assert read_ids(str(path)) == ("a", "b_1")
+    assert read_ids("a, b_1,a") == ("a", "b_1")
+    assert read_ids("a") == ("a",)
+    with pytest.raises(ConfigError, match="--ids , ,: no ids; give ids with commas between"):
+        read_ids(", ,")
 
 
 def test_tables_show_the_numbers(tmp_path: Path) -> None:

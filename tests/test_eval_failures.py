@@ -7,7 +7,7 @@ import re
 import pytest
 
 from toolrl_cli.benches.base import Verdict
-from toolrl_cli.benches.bfcl.bench import WHEEL
+from toolrl_cli.benches.bfcl.editions import V4
 from toolrl_cli.benches.bfcl.worker import explain_mismatch
 from toolrl_cli.benches.failures import FailureKind, compare_calls, find_failure, name_failure, nearest_failure
 from toolrl_cli.downloads import unpack_wheel
@@ -60,7 +60,7 @@ def test_every_official_error_type_has_its_kind(error_type: str, failure: Failur
 
 @pytest.mark.slow
 def test_no_official_error_type_is_forgotten() -> None:
-    folder = unpack_wheel(WHEEL) / "bfcl_eval" / "eval_checker"
+    folder = unpack_wheel(V4.wheel) / "bfcl_eval" / "eval_checker"
     source = "\n".join(path.read_text("utf-8") for path in folder.rglob("*.py"))
     assert set(re.findall(r'error_type"\]?(?::| =) "([^"]+)"', source)) == set(OFFICIAL)
 

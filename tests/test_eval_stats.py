@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from toolrl_cli.benches.bfcl.categories import COUNTS, aggregate
+from toolrl_cli.benches.bfcl.editions import V4
 from toolrl_cli.benches.bfcl.weights import weigh_categories
 from toolrl_cli.benches.stats import (
     Interval,
@@ -147,10 +147,10 @@ def test_the_normal_limit_of_a_weighted_sum_agrees_with_resampling() -> None:
     assert abs(resampled.low - limit.low) < 0.1 * (limit.high - limit.low) > abs(resampled.high - limit.high)
 
 
-@pytest.mark.parametrize("names", [list(COUNTS), ["simple_java", "parallel", "live_parallel"], ["live_relevance"]])
+@pytest.mark.parametrize("names", [list(V4.counts), ["simple_java", "parallel", "live_parallel"], ["live_relevance"]])
 def test_the_weights_of_categories_give_the_official_aggregation(names: list[str]) -> None:
     accuracy = {name: Random(name).random() for name in names}
-    numbers, weights = aggregate(accuracy), weigh_categories(aggregate, names)
+    numbers, weights = V4.aggregate(accuracy), weigh_categories(V4.aggregate, names)
     official = {group: score for group, score in numbers["groups_of_what_ran"].items() if score is not None}
     official |= {name: numbers[name] for name in ("overall", "overall_of_what_ran") if numbers[name]}
     assert {name: weigh(accuracy, parts) for name, parts in weights.items()} == pytest.approx(official, abs=1e-12)

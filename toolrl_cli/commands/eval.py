@@ -31,7 +31,9 @@ def evaluate(
     ] = None,
     bench: Annotated[
         str | None,
-        typer.Option("--bench", callback=known_bench, help="What to evaluate on: api-bank, bamboogle, bfcl, examples."),
+        typer.Option(
+            "--bench", callback=known_bench, help="What to evaluate on: api-bank, bamboogle, bfcl, bfcl-v3, examples."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", readable=False, help="Folder for results.jsonl and summary.json.")
@@ -69,6 +71,9 @@ def evaluate(
     judge: Annotated[
         str | None,
         typer.Option(help="bamboogle: what is right; exact (default), or endpoint:URL#MODEL."),
+    ] = None,
+    ids: Annotated[
+        str | None, typer.Option(help="Only these entries: ids with commas between, or a file with one a line.")
     ] = None,
     limit: options.Limit = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 256,
@@ -142,8 +147,9 @@ def evaluate(
     settings = evaluation.EvalConfig(
         bench=bench, output=output, model=model, predictions=predictions, data=data, reward=reward,
         categories=categories, bfcl_wheel=wheel, own_prompt=own_prompt, search=search, record=record, judge=judge,
-        limit=limit, max_new_tokens=max_new_tokens, batch_size=batch_size, format=format, template=template,
-        seed=seed, allow_mismatch=allow_mismatch, resume=resume, overwrite=overwrite,
+        ids=evaluation.read_ids(ids) if ids is not None else (), limit=limit, max_new_tokens=max_new_tokens,
+        batch_size=batch_size, format=format, template=template, seed=seed, allow_mismatch=allow_mismatch,
+        resume=resume, overwrite=overwrite,
     )  # fmt: skip
     checks.check(bench)
     if dry_run:

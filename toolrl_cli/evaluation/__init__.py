@@ -5,7 +5,7 @@ from toolrl_cli.evaluation.gates import FAIL_UNDER, MAX_DROP, read_gates
 from toolrl_cli.evaluation.recorded import Recorded, read_recorded
 from toolrl_cli.evaluation.rescore import rescore
 from toolrl_cli.evaluation.review import Review, ReviewConfig, review
-from toolrl_cli.evaluation.run import RESULTS, SUMMARY, evaluate, plan, sample, to_prompt
+from toolrl_cli.evaluation.run import RESULTS, SUMMARY, evaluate, pick, plan, read_ids, sample, to_prompt
 from toolrl_cli.evaluation.show import Exhibit, find_exhibits
 from toolrl_cli.evaluation.summary import Summary, Table, Tally, summary_tables
 
@@ -24,8 +24,10 @@ __all__ = [
     "Tally",
     "evaluate",
     "find_exhibits",
+    "pick",
     "plan",
     "read_gates",
+    "read_ids",
     "read_recorded",
     "rescore",
     "review",

@@ -20,7 +20,7 @@ class EvalConfig:
     Either `model` (a name, a folder or a run of toolrl) or `predictions` (a JSONL file) is the
     source of completions. Without a `format` it is that of the model's training, else toolrl, which
     `template`, a Jinja file, words. `max_new_tokens` is the longest completion in tokens, `limit` the number
-    of entries.
+    of entries, of those with `ids` if any are given.
 
     Some fields belong to some benches: `data` to all but bfcl, `reward` to examples, `categories` and `bfcl_wheel` to
     bfcl, `own_prompt` (show the prompts of the data as they are) to api-bank, `search` (the engine behind the tool),
@@ -42,6 +42,7 @@ class EvalConfig:
     search: str | None = None
     record: Path | None = None
     judge: str | None = None
+    ids: tuple[str, ...] = ()
     limit: int | None = None
     max_new_tokens: int = 256
     batch_size: int = 8

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, Verdict, as_missing, read_answer
 from toolrl_cli.benches.failures import find_failure
 from toolrl_cli.benches.registry import find_bench, owners
-from toolrl_cli.errors import ConfigError, DataError, FormatError, ToolrlError, first_line
+from toolrl_cli.errors import ConfigError, DataError, FormatError, ToolrlError, first_line, nearest
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.summary import Summary, summarize
 from toolrl_cli.formats.base import TextFormat
@@ -58,7 +58,7 @@ def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Prog
             completions = read_predictions(config.predictions, text_format)
             notes = describe_unknown(completions, entries)
             engine = RecordedEngine(completions)
-        chosen = sample(entries, config.limit, config.seed)
+        chosen = sample(pick(entries, config.ids), config.limit, config.seed)
         requests = {entry.id: Request(entry, to_prompt(entry, text_format)) for entry in chosen}
         check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
         done = read_results(config.output / RESULTS) if config.resume else {}
@@ -163,6 +163,33 @@ def describe_unknown(completions: Mapping[str, object], entries: Sequence[Entry]
         return ()
     shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
     return (f"{len(unknown)} predictions belong to no entry: {shown}",)
+
+
+def read_ids(text: str) -> tuple[str, ...]:
+    """The ids of a file, one a line, or of a list with commas between them.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    path = Path(text)
+    listed = path.read_text("utf-8").splitlines() if "," not in text and path.is_file() else text.split(",")
+    ids = tuple(dict.fromkeys(id.strip() for id in listed if id.strip()))
+    if not ids:
+        raise ConfigError(f"--ids {text}: no ids; give ids with commas between, or a file with one a line")
+    return ids
+
+
+def pick(entries: Sequence[Entry], ids: Sequence[str]) -> list[Entry]:
+    """The entries with these ids in the given order, all when there are none.
+
+    Raises:
+        ConfigError: an id belongs to no entry.
+    """
+    known = {entry.id for entry in entries}
+    unknown = [id for id in ids if id not in known]
+    if unknown:
+        raise ConfigError(f"--ids: no entry has the id {unknown[0]!r}{nearest(unknown[0], known)}")
+    return [entry for entry in entries if not ids or entry.id in set(ids)]
 
 
 def sample(entries: Sequence[Entry], limit: int | None, seed: int) -> list[Entry]:
@@ -303,7 +330,7 @@ def grade(bench: Bench, dialogue: Dialogue, *, missing: bool) -> Result:
         outcome=verdict.outcome and verdict.outcome.value,
         error_type=verdict.error_type,
         error=verdict.error,
-        truncated=answer.completion.truncated,
+        truncated=any(answer.completion.truncated for answer in answers),
         prompt_hash=hash_prompt(request.prompt),
         completion=None if missing else answer.completion.text,
         tool_calls=[call.to_json() for call in answer.calls],

@@ -9,7 +9,9 @@ from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Prompt
 from toolrl_cli.jsonl import read_records
-from toolrl_cli.records import Completion, Json, Target, expect
+from toolrl_cli.records import Completion, Json, Target, expect, expect_each
+
+KINDS = 'either "completion" or "tool_calls", or else "turns" of them'
 
 
 class RecordedEngine:
@@ -31,7 +33,8 @@ def read_predictions(path: Path, text_format: TextFormat) -> dict[str, list[Comp
 
     A line holds `id` and either `completion` (the model's text, with `truncated` if known) or
     `tool_calls` (`[{"name", "arguments"}]`, with `response` if any), which are put into the text
-    format as a model would have written them.
+    format as a model would have written them; or, for a dialogue of several turns, `turns`: a list of
+    turns, each a list of steps that hold one of the two.
 
     Raises:
         DataError: a line is no prediction, an id occurs twice, or there is none.
@@ -43,7 +46,7 @@ def read_predictions(path: Path, text_format: TextFormat) -> dict[str, list[Comp
         entry = expect(record.get("id"), str, "id")
         if entry in completions:
             raise DataError(f"id {entry!r} occurs twice")
-        completions[entry] = [read_completion(record, text_format)]
+        completions[entry] = read_steps(record, text_format)
 
     for _ in read_records(path, add):
         pass
@@ -52,10 +55,44 @@ def read_predictions(path: Path, text_format: TextFormat) -> dict[str, list[Comp
     return completions
 
 
+def read_steps(record: Json, text_format: TextFormat) -> list[Completion]:
+    """The completions of one line in their order; raise `DataError` as `read_completion` and `read_turn`."""
+    if "turns" not in record:
+        return [read_completion(record, text_format)]
+    if "completion" in record or "tool_calls" in record:
+        raise DataError(f"a prediction needs {KINDS}")
+    turns = expect_each(record["turns"], list, "turns")
+    return [step for i, turn in enumerate(turns) for step in read_turn(turn, f"turns[{i}]", text_format)]
+
+
+def read_turn(steps: list[object], name: str, text_format: TextFormat) -> list[Completion]:
+    """The completions of a turn, the last one without a call, as a model ends its turn; an empty one if none is given.
+
+    Raises:
+        DataError: a step is no prediction, or an earlier one has no call that can be read.
+    """
+    completions = [read_completion(step, text_format) for step in expect_each(steps, dict, name)]
+    calling = [makes_call(completion, text_format) for completion in completions]
+    if not all(calling[:-1]):
+        raise DataError(
+            f"{name}[{calling.index(False)}] has no readable call, which ends the turn; it must be the last"
+        )
+    return completions if completions and not calling[-1] else [*completions, Completion("")]
+
+
+def makes_call(completion: Completion, text_format: TextFormat) -> bool:
+    """Whether the completion holds calls, and all of them can be read."""
+    try:
+        calls = text_format.parse_tool_calls(completion.text)
+    except FormatError:
+        return False
+    return bool(calls) and all(isinstance(call.name, str) and isinstance(call.arguments, dict) for call in calls)
+
+
 def read_completion(record: Json, text_format: TextFormat) -> Completion:
     """The completion of one line; raise `DataError` when it has none or two, or none the format can express."""
     if ("completion" in record) == ("tool_calls" in record):
-        raise DataError('a prediction needs either "completion" or "tool_calls"')
+        raise DataError(f"a prediction needs {KINDS}")
     if "tool_calls" in record:
         try:
             return Completion(text_format.render_target(Target.from_json(record)))

@@ -14,20 +14,31 @@ from typing import Self
 from toolrl_cli.errors import SetupError
 from toolrl_cli.records import Json
 
-WORKER = Path(__file__).with_name("worker.py")
+ROOT = Path(__file__).parents[3]
+START = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import toolrl_cli
+del sys.path[0]
+from toolrl_cli.benches.bfcl.worker import serve
+serve(*sys.argv[2:])
+"""
+"""Isolated Python finds our package nowhere or elsewhere, and what lies beside it must not hide other modules."""
 
 
 class Checker:
     """Runs `worker.py` with an empty environment in a temporary folder; use it as a context manager.
 
     Args:
-        package: the folder of the unpacked wheel.
+        packages: the folders of the unpacked wheels.
         time_limit: seconds for one request.
+        memory_limit: bytes for the process, where the system can limit them.
     """
 
-    def __init__(self, package: Path, *, time_limit: float = 30.0) -> None:
-        self._package = package
+    def __init__(self, *packages: Path, time_limit: float = 30.0, memory_limit: int = 2 << 30) -> None:
+        self._packages = packages
         self._time_limit = time_limit
+        self._memory_limit = memory_limit
         self._process: subprocess.Popen[str] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="toolrl-bfcl-")
 
@@ -53,9 +64,10 @@ class Checker:
     def _start(self) -> subprocess.Popen[str]:
         # Windows starts no Python without SYSTEMROOT; the project root keeps result folders out of the wheel's folder.
         kept = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
+        python = [sys.executable, "-I", "-B", "-X", "utf8", "-c", START]
         try:
             return subprocess.Popen(
-                [sys.executable, "-I", "-B", "-X", "utf8", str(WORKER), str(self._package)],
+                [*python, str(ROOT), str(self._memory_limit), *map(str, self._packages)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
