@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -317,6 +318,9 @@ def test_the_gold_of_v3_passes_but_for_six(tmp_path: Path) -> None:
     package = find_package(None, V3.wheel)
     with open_bfcl(edition=V3) as bench:
         entries = bench.entries()
+    assert Counter(entry.category for entry in entries) == V3.counts
+    (java,) = [entry for entry in entries if entry.id == "java_6"]
+    assert java.tools[0]["function"]["description"].endswith("Note that the provided function is in Java 8 SDK syntax.")
     first = {e.id: e.tools[0]["function"]["name"] if e.tools else "" for e in entries if e.category in V3.relevance}
     predictions = tmp_path / "p.jsonl"
     rows = gold_rows(package, V3, first)
