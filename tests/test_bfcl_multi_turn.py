@@ -119,6 +119,17 @@ def test_the_simulator_answers_and_the_next_turn_comes(rollouts: Rollouts) -> No
     assert {turn.tools for turn in turns} == {None}
 
 
+def test_no_dialogue_leaves_a_trace_in_another(rollouts: Rollouts) -> None:
+    login = ToolCall("authenticate_twitter", {"username": "analyst_pro", "password": "Kj8#mP9$vL2"})
+    tweet = ToolCall("post_tweet", {"content": "Hello"})
+    mention = ToolCall("mention", {"tweet_id": 3, "mentioned_usernames": ["@you"]})
+    for id in ("multi_turn_base_0", "multi_turn_long_context_0"):
+        _, turns = rollouts.play(id, [step(login, tweet, mention, tweet), END])
+        _, first, _, second = (json.loads(message["content"]) for message in turns[0].messages)
+        assert first["mentions"] == []
+        assert second["mentions"] == ["@you"], "officially, both tweets have the one list that is the default"
+
+
 def test_a_held_out_function_comes_with_its_turn(rollouts: Rollouts) -> None:
     id = "multi_turn_miss_func_0"
     verdict, turns = rollouts.play(id, rollouts.answers(id))
