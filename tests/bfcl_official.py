@@ -60,13 +60,17 @@ def dialogues(rows: list[Json]) -> list[Json]:
 
 
 def run_dialogue(row: Json, name: str) -> Json:
-    """One dialogue under a name of its own, so that it meets nobody's state."""
+    """One dialogue and its check under a name of its own and with new tools, so that they meet nobody's state."""
     from bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker import multi_turn_checker
+
+    from toolrl_cli.benches.bfcl.simulator import renew_tools
 
     entries, answers = load(row["category"])
     entry, gold = copy.deepcopy(entries[row["id"]]), answers[row["id"]]
     handler = make_handler(row["answers"], name)
+    renew_tools()
     turns, _ = handler.inference_multi_turn_FC(entry, False, False)
+    renew_tools()
     correct = False
     if len(turns) == len(gold):
         decoded = [[handler.decode_execute(step) for step in turn if isinstance(step, list)] for turn in turns]

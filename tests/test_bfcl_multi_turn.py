@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,17 @@ def test_the_simulator_answers_and_the_next_turn_comes(rollouts: Rollouts) -> No
     assert json.loads(results[0]["content"]) == {"current_working_directory": "document"}
     assert question[0]["role"] == "user" and question[0]["content"].startswith("Perform a detailed search")
     assert {turn.tools for turn in turns} == {None}
+
+
+def test_no_dialogue_leaves_a_trace_in_another(rollouts: Rollouts) -> None:
+    login = ToolCall("authenticate_twitter", {"username": "analyst_pro", "password": "Kj8#mP9$vL2"})
+    tweet = ToolCall("post_tweet", {"content": "Hello"})
+    mention = ToolCall("mention", {"tweet_id": 3, "mentioned_usernames": ["@you"]})
+    for id in ("multi_turn_base_0", "multi_turn_long_context_0"):
+        _, turns = rollouts.play(id, [step(login, tweet, mention, tweet), END])
+        _, first, _, second = (json.loads(message["content"]) for message in turns[0].messages)
+        assert first["mentions"] == []
+        assert second["mentions"] == ["@you"], "officially, both tweets have the one list that is the default"
 
 
 def test_a_held_out_function_comes_with_its_turn(rollouts: Rollouts) -> None:
@@ -317,6 +329,9 @@ def test_the_gold_of_v3_passes_but_for_six(tmp_path: Path) -> None:
     package = find_package(None, V3.wheel)
     with open_bfcl(edition=V3) as bench:
         entries = bench.entries()
+    assert Counter(entry.category for entry in entries) == V3.counts
+    (java,) = [entry for entry in entries if entry.id == "java_6"]
+    assert java.tools[0]["function"]["description"].endswith("Note that the provided function is in Java 8 SDK syntax.")
     first = {e.id: e.tools[0]["function"]["name"] if e.tools else "" for e in entries if e.category in V3.relevance}
     predictions = tmp_path / "p.jsonl"
     rows = gold_rows(package, V3, first)

@@ -41,7 +41,7 @@ def evaluate(
     model: Annotated[str | None, typer.Option(help="Hub id, local folder or run of sft or grpo.")] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(readable=False, help="JSONL of id and completion, or id and tool_calls, instead of a model."),
+        typer.Option(readable=False, help="JSONL of id and completion, tool_calls or turns, instead of a model."),
     ] = None,
     data: Annotated[
         Path | None,

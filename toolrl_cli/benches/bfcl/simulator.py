@@ -1,7 +1,8 @@
 """The official simulator of multi-turn dialogues, in the worker's process.
 
-It evaluates a call as Python text, and keeps the state of a dialogue in globals of its module. Here every
-request plays its dialogue from the start, and `run_call` takes the place of `eval`.
+It evaluates a call as Python text, and keeps the state of a dialogue in globals of its module, some of it even
+in default arguments. Here every request plays its dialogue from the start in a simulator without a past, and
+`run_call` takes the place of `eval`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import sys
+from importlib.machinery import SourceFileLoader
 from typing import Any
 
 from toolrl_cli.benches.bfcl import official
@@ -16,6 +19,7 @@ from toolrl_cli.benches.bfcl import official
 Json = dict[str, Any]
 Steps = list[list[Json]]
 """The calls `{"name", "arguments"}` of each step of a turn."""
+TOOLS = "bfcl_eval.eval_checker.multi_turn_eval.func_source_code."
 LONGEST = 1_000_000
 """Characters of a result; no tool that is used in earnest answers with more, and no model reads it."""
 
@@ -90,8 +94,27 @@ def open_simulator() -> Any:
     state = vars(multi_turn_utils)
     for name in [name for name in state if name.endswith("_instance")]:
         del state[name]
+    renew_tools()
     state["eval"] = functools.partial(run_call, state)
     return multi_turn_utils
+
+
+def renew_tools() -> None:
+    """Define the tools anew: mentions go into a list that is the default argument of every later tweet.
+
+    The module `long_context` comes first, since the others import from it.
+    """
+    loaded = [name for name in sys.modules if name.startswith(TOOLS)]
+    for name in sorted(loaded, key=lambda name: not name.endswith(".long_context")):
+        exec(compile_module(name), vars(sys.modules[name]))
+
+
+@functools.cache
+def compile_module(name: str) -> Any:
+    """The code of an official module."""
+    spec = sys.modules[name].__spec__
+    assert spec is not None and isinstance(spec.loader, SourceFileLoader)
+    return spec.loader.get_code(name)
 
 
 def run_call(state: Json, text: str) -> object:
