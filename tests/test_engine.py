@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from toolrl_cli.inference.base import Prompt
+from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.inference.transformers_engine import TransformersEngine
 from toolrl_cli.records import Completion
 from toolrl_cli.training.models import load_for_inference
@@ -24,9 +24,8 @@ def loaded(tiny_model: Path) -> tuple[Any, Any]:
     return load_for_inference(str(tiny_model))
 
 
-def build_engine(loaded: tuple[Any, Any], **options: int) -> TransformersEngine:
-    settings = {"max_new_tokens": 6, "batch_size": 2, **options}
-    return TransformersEngine(*loaded, **settings)
+def build_engine(loaded: tuple[Any, Any], *, batch_size: int = 2, temperature: float = 0.0) -> TransformersEngine:
+    return TransformersEngine(*loaded, Sampling(6, temperature), batch_size=batch_size)
 
 
 def write_alone(loaded: tuple[Any, Any], prompt: Prompt, count: int) -> list[int]:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from statistics import fmean, stdev
+from typing import Literal, NamedTuple
 
 from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, as_missing, read_answer
 from toolrl_cli.benches.bfcl.bench import WHEEL, open_bfcl
 from toolrl_cli.benches.bfcl.categories import choose_categories
 from toolrl_cli.benches.examples import ExamplesBench
-from toolrl_cli.benches.stats import Interval, wilson
+from toolrl_cli.benches.stats import Interval, bootstrap_mean, pass_at, wilson
 from toolrl_cli.errors import ConfigError, DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.inference.base import Engine, Prompt
-from toolrl_cli.inference.predictions import RecordedEngine, read_predictions
+from toolrl_cli.formats.served import ServedFormat
+from toolrl_cli.inference.base import Engine, Failure, Prompt, Sampling
+from toolrl_cli.inference.predictions import Key, RecordedEngine, read_predictions
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, dump_json, read_records, write_json
 from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Completion, Json
@@ -51,11 +53,13 @@ class Table(NamedTuple):
 class EvalConfig:
     """What to evaluate, on what, and where the results go.
 
-    Either `model` (a name, a folder or a run of toolrl) or `predictions` (a JSONL file) is the
-    source of completions; `data` and `reward` belong to the examples bench, `categories` and
+    Either `model` (a name, a folder or a run of toolrl), `endpoint` (a server's URL, with the name of
+    the model there) or `predictions` (a JSONL file) is the source of completions; `data` and `reward` belong to the examples bench, `categories` and
     `bfcl_wheel` to bfcl. Without a `format` it is that of the model's training, else toolrl, which
     `template`, a Jinja file, words. `max_new_tokens` is the longest completion in tokens, `limit` the number
-    of entries.
+    of entries, `samples` the number of completions of each. `concurrency`, `retries` and `timeout` (seconds)
+    are for the endpoint (see `inference.endpoint.Endpoint`), and so is `tools`: `native` hands it the tools
+    and takes its tool calls, `text` takes its text as it is.
 
     Raises:
         ConfigError: the values contradict each other.
@@ -64,6 +68,8 @@ class EvalConfig:
     bench: str
     output: Path
     model: str | None = None
+    endpoint: str | None = None
+    served_model: str | None = None
     predictions: Path | None = None
     data: Path | None = None
     reward: str = "fine-grained"
@@ -72,6 +78,13 @@ class EvalConfig:
     limit: int | None = None
     max_new_tokens: int = 256
     batch_size: int = 8
+    engine: Literal["transformers", "vllm"] = "transformers"
+    tools: Literal["text", "native"] = "text"
+    concurrency: int = 8
+    retries: int = 5
+    timeout: float = 600.0
+    temperature: float = 0.0
+    samples: int = 1
     format: FormatName | None = None
     template: Path | None = None
     seed: int = 0
@@ -82,8 +95,20 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.bench not in BENCHES:
             raise ConfigError(f"unknown bench {self.bench!r}; choose from {', '.join(BENCHES)}")
-        if (self.model is None) == (self.predictions is None):
-            raise ConfigError("completions need one source; give either --model or --predictions")
+        if [self.model, self.endpoint, self.predictions].count(None) != 2:
+            raise ConfigError("completions need one source; give either --model or --endpoint or --predictions")
+        if (self.endpoint is None) != (self.served_model is None):
+            raise ConfigError("--served-model NAME is what --endpoint URL is asked for; give the two together")
+        if self.endpoint is not None:
+            from toolrl_cli.inference.endpoint import completions_url
+
+            completions_url(self.endpoint)
+        if self.endpoint is None and self.tools == "native":
+            raise ConfigError("--tools native belongs to --endpoint; for a local model give --format native")
+        if self.model is None and self.engine != "transformers":
+            raise ConfigError("--engine belongs to --model; leave it out")
+        if self.samples > 1 and not self.temperature and self.predictions is None:
+            raise ConfigError("greedy samples are all the same; give --temperature, such as 0.7, with --samples")
         if (self.data is None) == (self.bench == "examples"):
             raise ConfigError("--data FILE is what --bench examples evaluates on; give the two together")
         if self.bench != "bfcl" and (self.categories or self.bfcl_wheel):
@@ -104,8 +129,20 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How the accuracy of all entries differs from sample to sample."""
+
+    accuracies: tuple[float, ...]
+    mean: float
+    standard_deviation: float
+
+
+@dataclass(frozen=True)
 class Summary:
-    """What an evaluation found; all shares lie between 0 and 1 and carry 95% intervals."""
+    """What an evaluation found; all shares lie between 0 and 1 and carry 95% intervals.
+
+    With several samples of each entry, `samples` and the metrics `pass@k` tell of all, the rest of the first.
+    """
 
     bench: str
     source: str
@@ -115,10 +152,11 @@ class Summary:
     outcomes: Mapping[str, int]
     official: Json | None
     notes: tuple[str, ...]
+    samples: Spread | None = None
 
     def to_json(self) -> Json:
-        """The record as JSON values."""
-        return asdict(self)
+        """The record as JSON values; `samples` only where there are several."""
+        return {k: v for k, v in asdict(self).items() if v is not None or k != "samples"}
 
 
 def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Progress | None = None) -> Summary:
@@ -144,19 +182,21 @@ def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Prog
             notes = describe_unknown(completions, entries)
             engine = RecordedEngine(completions)
         chosen = sample(entries, config.limit, config.seed)
-        requests = {entry.id: Request(entry, to_prompt(entry, text_format)) for entry in chosen}
+        requests = {
+            request.prompt.key: request for entry in chosen for request in ask(entry, text_format, config.samples)
+        }
         check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
         done = read_results(config.output / RESULTS) if config.resume else {}
-        pending = {id: request for id, request in requests.items() if id not in done}
+        pending = {key: request for key, request in requests.items() if key not in done}
         if pending:
             # The model loads before the folder is made, so that a wrong name leaves nothing behind.
-            engine = engine or load_engine(config)
+            engine = engine or load_engine(config, text_format)
             open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
             for result in run(bench, pending, engine, text_format, config.output / RESULTS):
-                done[result.id] = result
+                done[result.key] = result
                 if progress is not None:
                     progress(len(done), len(requests))
-        summary = summarize(bench, [done[id] for id in requests], source_of(config), config.seed, notes)
+        summary = summarize(bench, [done[key] for key in requests], source_of(config), config.seed, notes)
     write_json(config.output / SUMMARY, summary.to_json())
     replace(manifest, finished=True).write(config.output)
     return summary
@@ -175,7 +215,7 @@ def plan(config: EvalConfig) -> Manifest:
 def describe_run(config: EvalConfig, text_format: TextFormat) -> Manifest:
     """The manifest of an evaluation in a text format; raise as `plan`."""
     hashes = {"format": text_format.digest}
-    left_out = {"output", "seed", "bfcl_wheel", "resume", "overwrite"}
+    left_out = {"output", "seed", "bfcl_wheel", "resume", "overwrite", "endpoint", "concurrency", "retries", "timeout"}
     if config.bench == "bfcl":
         hashes["bfcl_wheel"] = WHEEL.sha256
         left_out |= {"data", "reward"}
@@ -186,7 +226,7 @@ def describe_run(config: EvalConfig, text_format: TextFormat) -> Manifest:
     values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in left_out}
     values["categories"] = list(config.categories)
     return Manifest.create(
-        "eval", values, seed=config.seed, format=text_format.name, hashes=hashes, parent=config.model
+        "eval", values, seed=config.seed, format=text_format.name, hashes=hashes, parent=config.model or config.endpoint
     )
 
 
@@ -197,6 +237,8 @@ def settle_format(config: EvalConfig) -> TextFormat:
         ConfigError: the model was trained in another one, or rewards do not read it.
     """
     text_format = choose_format(config.model, config.format, config.template)
+    if config.tools == "native":
+        text_format = ServedFormat(text_format)
     if config.data is not None:
         require_readable(text_format)
     folder = Path(config.model or "")
@@ -221,23 +263,48 @@ def open_bench(config: EvalConfig, text_format: TextFormat) -> Iterator[Bench]:
             yield bench
 
 
-def load_engine(config: EvalConfig) -> Engine:
-    """The local model of the configuration; here the training extra is needed first."""
+def load_engine(config: EvalConfig, text_format: TextFormat) -> Engine:
+    """The server or the local model of the configuration; for the latter the training extra is needed first."""
+    sampling = Sampling(config.max_new_tokens, config.temperature, config.seed)
+    if config.endpoint is not None:
+        return open_endpoint(config, sampling, text_format if config.tools == "native" else None)
+    return load_vllm(config, sampling) if config.engine == "vllm" else load_transformers(config, sampling)
+
+
+def open_endpoint(config: EvalConfig, sampling: Sampling, native: TextFormat | None) -> Engine:
+    """The engine of a server."""
+    from toolrl_cli.inference.endpoint import Endpoint, EndpointEngine
+
+    url, model = str(config.endpoint), str(config.served_model)
+    endpoint = Endpoint(url, model, config.concurrency, config.retries, config.timeout)
+    return EndpointEngine(endpoint, sampling, native)
+
+
+def load_transformers(config: EvalConfig, sampling: Sampling) -> Engine:
+    """A local model in transformers."""
     from toolrl_cli.inference.transformers_engine import TransformersEngine
     from toolrl_cli.training.models import load_for_inference
 
-    model, tokenizer = load_for_inference(source_of(config))
-    return TransformersEngine(model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
+    return TransformersEngine(*load_for_inference(source_of(config)), sampling, batch_size=config.batch_size)
+
+
+def load_vllm(config: EvalConfig, sampling: Sampling) -> Engine:
+    """A local model in vLLM."""
+    from toolrl_cli.inference.vllm_engine import VllmEngine, load_llm
+    from toolrl_cli.training.models import load_tokenizer, resolve_model
+
+    source = resolve_model(source_of(config))
+    return VllmEngine(load_llm(source.base, source.adapter), load_tokenizer(source), sampling, source.adapter)
 
 
 def source_of(config: EvalConfig) -> str:
     """The model's name, or the path of the predictions."""
-    return config.model or str(config.predictions)
+    return config.model or config.served_model or str(config.predictions)
 
 
-def describe_unknown(completions: Mapping[str, object], entries: Sequence[Entry]) -> tuple[str, ...]:
+def describe_unknown(completions: Iterable[tuple[str, int]], entries: Sequence[Entry]) -> tuple[str, ...]:
     """A note on predictions that belong to no entry, none when all do."""
-    unknown = sorted(completions.keys() - {entry.id for entry in entries})
+    unknown = sorted({id for id, _ in completions} - {entry.id for entry in entries})
     if not unknown:
         return ()
     shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
@@ -261,6 +328,12 @@ def sample(entries: Sequence[Entry], limit: int | None, seed: int) -> list[Entry
     return [entries[position] for position in sorted(position for _, position in sorted(ranked)[:limit])]
 
 
+def ask(entry: Entry, text_format: TextFormat, samples: int) -> list[Request]:
+    """The requests of an entry, one a sample; raise as `to_prompt`."""
+    prompt = to_prompt(entry, text_format)
+    return [Request(entry, replace(prompt, sample=i)) for i in range(samples)] if samples > 1 else [Request(entry, prompt)]
+
+
 def to_prompt(entry: Entry, text_format: TextFormat) -> Prompt:
     """The rendered request of an entry.
 
@@ -277,39 +350,40 @@ def to_prompt(entry: Entry, text_format: TextFormat) -> Prompt:
 
 
 def run(
-    bench: Bench, pending: Mapping[str, Request], engine: Engine, text_format: TextFormat, path: Path
+    bench: Bench, pending: Mapping[Key, Request], engine: Engine, text_format: TextFormat, path: Path
 ) -> Iterator[Result]:
     """Generate, follow and grade; a result is on disk before it is yielded."""
-    dialogues = {id: Dialogue(request, request.entry) for id, request in pending.items()}
+    dialogues = {key: Dialogue(request, request.entry) for key, request in pending.items()}
     prompts = [request.prompt for request in pending.values()]
     with RecordLog(path) as log:
         while prompts:
             following: list[Prompt] = []
-            for prompt, completion in complete(prompts, engine):
-                dialogue = dialogues[prompt.id] = dialogues[prompt.id].answered(completion, text_format)
+            for prompt, outcome in complete(prompts, engine):
+                completion = outcome if isinstance(outcome, Completion) else None
+                dialogue = dialogues[prompt.key] = dialogues[prompt.key].answered(completion, text_format)
                 turn = None if completion is None else bench.follow(dialogue.request.entry, dialogue.answers)
                 if turn is not None:
-                    dialogue = dialogues[prompt.id] = dialogue.continued(turn, text_format)
-                    following.append(to_prompt(dialogue.now, text_format))
+                    dialogue = dialogues[prompt.key] = dialogue.continued(turn, text_format)
+                    following.append(replace(to_prompt(dialogue.now, text_format), sample=prompt.sample))
                     continue
-                result = grade(bench, dialogues.pop(prompt.id), missing=completion is None)
+                result = grade(bench, dialogues.pop(prompt.key), outcome)
                 log.append(result.to_json())
                 yield result
             prompts = following
 
 
-def read_results(path: Path) -> dict[str, Result]:
-    """The results of an interrupted run by id; a line that was cut off is removed."""
+def read_results(path: Path) -> dict[Key, Result]:
+    """The results of an interrupted run by id and sample; a line that was cut off is removed."""
     drop_partial_line(path)
-    return {result.id: result for result in read_records(path, Result.from_json)} if path.exists() else {}
+    return {result.key: result for result in read_records(path, Result.from_json)} if path.exists() else {}
 
 
-def complete(prompts: Sequence[Prompt], engine: Engine) -> Iterator[tuple[Prompt, Completion | None]]:
-    """Every prompt once: with its completion as the engine yields it, at the end those without one."""
-    waiting = {prompt.id: prompt for prompt in prompts}
-    for prompt, completion in engine.generate(prompts):
-        del waiting[prompt.id]
-        yield prompt, completion
+def complete(prompts: Sequence[Prompt], engine: Engine) -> Iterator[tuple[Prompt, Completion | Failure | None]]:
+    """Every prompt once: with what the engine yields for it, at the end those for which it yields nothing."""
+    waiting = {prompt.key: prompt for prompt in prompts}
+    for prompt, outcome in engine.generate(prompts):
+        del waiting[prompt.key]
+        yield prompt, outcome
     for prompt in waiting.values():
         yield prompt, None
 
@@ -349,12 +423,15 @@ def answer_message(answer: Answer, text_format: TextFormat) -> Json:
     return message
 
 
-def grade(bench: Bench, dialogue: Dialogue, *, missing: bool) -> Result:
-    """The graded result of an entry; one that lacks a completion is wrong, and scored as if that were empty."""
+def grade(bench: Bench, dialogue: Dialogue, outcome: Completion | Failure | None) -> Result:
+    """The graded result of an entry; one that lacks a completion is wrong, and scored as if that were empty.
+
+    `outcome` is what its last prompt got.
+    """
     request, answers = dialogue.request, dialogue.answers
     verdict = bench.grade(request.entry, answers)
-    if missing:
-        verdict = as_missing(verdict)
+    if not isinstance(outcome, Completion):
+        verdict = as_missing(verdict, outcome)
     answer = answers[-1]
     return Result(
         id=request.entry.id,
@@ -365,10 +442,11 @@ def grade(bench: Bench, dialogue: Dialogue, *, missing: bool) -> Result:
         error=verdict.error,
         truncated=answer.completion.truncated,
         prompt_hash=hash_prompt(request.prompt),
-        completion=None if missing else answer.completion.text,
+        completion=outcome.text if isinstance(outcome, Completion) else None,
         tool_calls=[call.to_json() for call in answer.calls],
         score=verdict.score,
         steps=[answer.completion.text for answer in answers] if len(answers) > 1 else None,
+        sample=request.prompt.sample,
     )
 
 
@@ -380,20 +458,53 @@ def hash_prompt(prompt: Prompt) -> str:
 
 def summarize(bench: Bench, results: Sequence[Result], source: str, seed: int, notes: tuple[str, ...]) -> Summary:
     """Count the results by category and outcome, and add what the bench finds."""
-    findings = bench.summarize(results, seed=seed)
+    first = [result for result in results if not result.sample]
+    several = len(results) > len(first)
+    findings = bench.summarize(first, seed=seed)
     groups: dict[str, list[Result]] = {}
-    for result in results:
+    for result in first:
         groups.setdefault(result.category, []).append(result)
     return Summary(
         bench=bench.name,
         source=source,
-        n=len(results),
-        metrics=findings.metrics,
+        n=len(first),
+        metrics={**findings.metrics, **(measure_pass(results, seed) if several else {})},
         categories={category: tally(group) for category, group in groups.items()},
-        outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in results).items())),
+        outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in first).items())),
         official=findings.official,
-        notes=notes + findings.notes,
+        notes=notes + findings.notes + describe_failures(results),
+        samples=measure_spread(results) if several else None,
     )
+
+
+def describe_failures(results: Sequence[Result]) -> tuple[str, ...]:
+    """A note on the entries that the engine could not answer, none when it answered all."""
+    failed = [result for result in results if result.error_type == "engine"]
+    if not failed:
+        return ()
+    shown = "; ".join(f"{result.id} ({result.error})" for result in failed[:3]) + ("; ..." if failed[3:] else "")
+    return (f"counted wrong because the engine gave no answer: {len(failed)}: {shown}",)
+
+
+def measure_pass(results: Sequence[Result], seed: int) -> dict[str, Interval]:
+    """pass@k for the number of samples and the powers of two below it, each the mean over the entries."""
+    correct: dict[str, list[bool]] = {}
+    for result in results:
+        correct.setdefault(result.id, []).append(result.correct)
+    n = max(map(len, correct.values()))
+    sizes = sorted({n, *(2**i for i in range(n.bit_length()))})
+    return {
+        f"pass@{k}": bootstrap_mean([pass_at(k, n, sum(right)) for right in correct.values()], seed=seed) for k in sizes
+    }
+
+
+def measure_spread(results: Sequence[Result]) -> Spread:
+    """The accuracy of each sample, their mean and standard deviation."""
+    samples: dict[int, list[bool]] = {}
+    for result in results:
+        samples.setdefault(result.sample or 0, []).append(result.correct)
+    accuracies = [fmean(right) for _, right in sorted(samples.items())]
+    return Spread(tuple(accuracies), fmean(accuracies), stdev(accuracies))
 
 
 def tally(results: Sequence[Result]) -> Tally:
@@ -401,7 +512,8 @@ def tally(results: Sequence[Result]) -> Tally:
     correct = sum(result.correct for result in results)
     kinds = Counter(result.error_type for result in results)
     truncated = sum(result.truncated for result in results)
-    return Tally(len(results), correct, wilson(correct, len(results)), kinds["parse"], truncated, kinds["missing"])
+    unanswered = kinds["missing"] + kinds["engine"]
+    return Tally(len(results), correct, wilson(correct, len(results)), kinds["parse"], truncated, unanswered)
 
 
 def summary_tables(summary: Summary) -> list[Table]:
@@ -414,7 +526,9 @@ def summary_tables(summary: Summary) -> list[Table]:
         Table(f"{summary.bench}: {summary.source}", columns, categories),
         Table(f"over all {summary.n} entries", ["metric", "value", "95% interval"], metrics),
     ]
-    return tables if summary.official is None else [*tables, official_table(summary.official)]
+    if summary.official is not None:
+        tables.append(official_table(summary.official))
+    return tables if summary.samples is None else [*tables, spread_table(summary.samples)]
 
 
 def tally_row(name: str, tally: Tally) -> list[str]:
@@ -432,6 +546,12 @@ def official_table(official: Json) -> Table:
     ]
     rows.append(["overall", percent(official["overall"]), percent(official["overall_of_what_ran"])])
     return Table(f"as {official['version']} adds up", ["group", "official (missing = 0)", "of what ran"], rows)
+
+
+def spread_table(spread: Spread) -> Table:
+    """How the samples of each entry differ, as a table."""
+    row = [str(len(spread.accuracies)), f"{spread.mean:.4f}", f"{spread.standard_deviation:.4f}"]
+    return Table("over the samples of each entry", ["samples", "mean accuracy", "standard deviation"], [row])
 
 
 def percent(share: float | None) -> str:

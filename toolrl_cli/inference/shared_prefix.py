@@ -1,0 +1,50 @@
+"""Keys and values of a beginning that several rows share, computed once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from os.path import commonprefix
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def supports_shared_prefix(model: PreTrainedModel) -> bool:
+    """Whether every layer keeps all keys and values of the prefix: no sliding window, no recurrent state."""
+    inner = causal_model(model)
+    inputs = signature(inner.base_model.forward).parameters.keys()
+    layers = DynamicCache(config=inner.config).layers
+    return {"past_key_values", "position_ids"} <= inputs and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def causal_model(model: Any) -> PreTrainedModel:
+    """The causal language model inside its LoRA wrapper, if there is one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def common_length(rows: Sequence[list[int]]) -> int:
+    """How many tokens all rows begin with; the last one of the shortest row does not count."""
+    shared: Any = commonprefix(rows)
+    return min(len(shared), *(len(row) - 1 for row in rows))
+
+
+def prefill_common(model: Any, prefix: Sequence[int], rows: int) -> DynamicCache:
+    """The cache of a beginning, computed once and repeated for each row.
+
+    Args:
+        model: the causal language model, wrapped by LoRA or not.
+        prefix: token ids, without padding.
+        rows: how many rows begin with it.
+    """
+    inner = causal_model(model)
+    cache = DynamicCache(config=inner.config)
+    ids = torch.tensor([prefix], device=inner.device)
+    inner.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(rows)
+    return cache
