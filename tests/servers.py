@@ -61,7 +61,7 @@ def serve(respond: Respond) -> Iterator[Server]:
     """A server at `/v1/chat/completions`, each request in a thread of its own."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             earlier = server.enter(self, request)
             try:

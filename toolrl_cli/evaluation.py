@@ -54,12 +54,13 @@ class EvalConfig:
     """What to evaluate, on what, and where the results go.
 
     Either `model` (a name, a folder or a run of toolrl), `endpoint` (a server's URL, with the name of
-    the model there) or `predictions` (a JSONL file) is the source of completions; `data` and `reward` belong to the examples bench, `categories` and
-    `bfcl_wheel` to bfcl. Without a `format` it is that of the model's training, else toolrl, which
-    `template`, a Jinja file, words. `max_new_tokens` is the longest completion in tokens, `limit` the number
-    of entries, `samples` the number of completions of each. `concurrency`, `retries` and `timeout` (seconds)
-    are for the endpoint (see `inference.endpoint.Endpoint`), and so is `tools`: `native` hands it the tools
-    and takes its tool calls, `text` takes its text as it is.
+    the model there) or `predictions` (a JSONL file) is the source of completions; `data` and `reward`
+    belong to the examples bench, `categories` and `bfcl_wheel` to bfcl. Without a `format` it is that of
+    the model's training, else toolrl, which `template`, a Jinja file, words. `max_new_tokens` is the
+    longest completion in tokens, `limit` the number of entries, `samples` the number of completions of
+    each. `concurrency`, `retries` and `timeout` (seconds) are for the endpoint, see
+    `inference.endpoint.Endpoint`, and so is `tools`: `native` hands it the tools and takes its tool calls,
+    `text` takes its text as it is.
 
     Raises:
         ConfigError: the values contradict each other.
@@ -331,7 +332,9 @@ def sample(entries: Sequence[Entry], limit: int | None, seed: int) -> list[Entry
 def ask(entry: Entry, text_format: TextFormat, samples: int) -> list[Request]:
     """The requests of an entry, one a sample; raise as `to_prompt`."""
     prompt = to_prompt(entry, text_format)
-    return [Request(entry, replace(prompt, sample=i)) for i in range(samples)] if samples > 1 else [Request(entry, prompt)]
+    return (
+        [Request(entry, replace(prompt, sample=i)) for i in range(samples)] if samples > 1 else [Request(entry, prompt)]
+    )
 
 
 def to_prompt(entry: Entry, text_format: TextFormat) -> Prompt:

@@ -35,16 +35,16 @@ def evaluate(
     limit: options.Limit = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts generated together.")] = 8,
-    engine: Annotated[
-        Literal["transformers", "vllm"], typer.Option(help="What runs a --model.")
-    ] = "transformers",
+    engine: Annotated[Literal["transformers", "vllm"], typer.Option(help="What runs a --model.")] = "transformers",
     tools: Annotated[
         Literal["text", "native"],
         typer.Option(help="endpoint: tools in our prompt and calls as text, or both in the server's own way."),
     ] = "text",
     concurrency: Annotated[int, typer.Option(min=1, help="endpoint: requests at a time.")] = 8,
     retries: Annotated[int, typer.Option(min=0, help="endpoint: tries after the first.")] = 5,
-    timeout: Annotated[float, typer.Option(min=0.001, help="endpoint: longest wait for an answer, in seconds.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="endpoint: longest wait for an answer, in seconds.")
+    ] = 600.0,
     temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 is greedy.")] = 0.0,
     samples: Annotated[int, typer.Option(min=1, help="Completions of each entry, for pass@k.")] = 1,
     format: options.Format = None,
@@ -70,8 +70,8 @@ def evaluate(
         data=data, reward=reward,
         categories=tuple(category or ()), bfcl_wheel=bfcl_wheel, limit=limit, max_new_tokens=max_new_tokens,
         batch_size=batch_size, engine=engine, tools=tools, concurrency=concurrency, retries=retries, timeout=timeout,
-        temperature=temperature, samples=samples, format=format, template=template, seed=seed, allow_mismatch=allow_mismatch,
-        resume=resume, overwrite=overwrite,
+        temperature=temperature, samples=samples, format=format, template=template, seed=seed,
+        allow_mismatch=allow_mismatch, resume=resume, overwrite=overwrite,
     )  # fmt: skip
     if dry_run:
         return console.print_record("plan", asdict(evaluation.plan(settings)), as_json=as_json)

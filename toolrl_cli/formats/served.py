@@ -18,13 +18,12 @@ class ServedFormat:
         ConfigError: the other format cannot say a response beside calls.
     """
 
-    template = None
-
     def __init__(self, completions: TextFormat) -> None:
         if completions.name == Llama3Format.name:
             raise ConfigError("--tools native: llama3 cannot write a text beside calls; use --format toolrl or hermes")
         self._completions = completions
         self.name = completions.name
+        self.template = completions.template
         self.digest = hash_wording("served", completions.digest)
 
     def render_prompt(self, tools: Sequence[Json], messages: Sequence[Json]) -> ChatPrompt:

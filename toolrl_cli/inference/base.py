@@ -42,7 +42,9 @@ class Sampling:
 
     def seed_of(self, prompt: Prompt) -> int:
         """The seed of a prompt's completion, 31 bits: the same whatever else is generated beside it."""
-        digest = hashlib.sha256(f"{self.seed} {prompt.sample or 0} {prompt.id}".encode(errors="backslashreplace")).digest()
+        digest = hashlib.sha256(
+            f"{self.seed} {prompt.sample or 0} {prompt.id}".encode(errors="backslashreplace")
+        ).digest()
         return int.from_bytes(digest[:4], "big") >> 1
 
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from queue import SimpleQueue
@@ -59,7 +60,7 @@ class Endpoint:
     pause: float = 1.0
 
 
-class TryAgain(Exception):  # noqa: N818
+class TryAgain(Exception):
     """A request that may succeed later; `after` is what the server says, in seconds."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
@@ -152,6 +153,7 @@ class EndpointEngine:
             try:
                 done.put((prompt, self._ask(prompt, stop)))
             except Exception as error:  # the reader raises it
+                stop.set()
                 done.put((prompt, error))
 
     def _ask(self, prompt: Prompt, stop: Event) -> Completion | Failure:
@@ -179,7 +181,7 @@ class EndpointEngine:
 
         What is random here decides no result.
         """
-        doubling = min(LONGEST_PAUSE, self._endpoint.pause * 2**attempt) * random.uniform(0.5, 1.0)
+        doubling: float = min(LONGEST_PAUSE, self._endpoint.pause * 2**attempt) * random.uniform(0.5, 1.0)
         return max(doubling, min(after, LONGEST_RETRY_AFTER))
 
     def _request(self, prompt: Prompt) -> Json:
@@ -305,7 +307,7 @@ def read_message(error: HTTPError) -> str:
     return " ".join(str(said or error.reason).split())[:300]
 
 
-def read_retry_after(headers: HTTPMessage) -> float:
+def read_retry_after(headers: Message) -> float:
     """Seconds that a server asks us to wait, given as a number or a date; 0 when it does not."""
     value = headers.get("Retry-After", "")
     try:
@@ -404,4 +406,3 @@ def to_wire(message: Json, names: Mapping[str, str]) -> Json:
         return {**call, "function": {**function, "name": names.get(name, name), "arguments": text}}
 
     return {**message, "tool_calls": [convert(call) for call in message["tool_calls"]]}
-

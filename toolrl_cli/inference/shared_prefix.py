@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import signature
-from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,8 +29,9 @@ def causal_model(model: Any) -> PreTrainedModel:
 
 def common_length(rows: Sequence[list[int]]) -> int:
     """How many tokens all rows begin with; the last one of the shortest row does not count."""
-    shared: Any = commonprefix(rows)
-    return min(len(shared), *(len(row) - 1 for row in rows))
+    first, last = min(rows), max(rows)  # in between them all others stand, and begin as both do
+    ends = (i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    return min(next(ends, len(first)), *(len(row) - 1 for row in rows))
 
 
 def prefill_common(model: Any, prefix: Sequence[int], rows: int) -> DynamicCache:
