@@ -74,8 +74,11 @@ def serve(respond: Respond) -> Iterator[Server]:
         def log_message(self, format: str, *arguments: object) -> None:
             """Be quiet."""
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
+    class Many(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+    http = Many(("127.0.0.1", 0), Handler)
     server = Server(f"http://127.0.0.1:{http.server_port}")
     Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:

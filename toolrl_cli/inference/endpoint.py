@@ -174,7 +174,8 @@ class EndpointEngine:
                 return Failure(str(refusal), refused=True)
             if attempt < self._endpoint.retries and stop.wait(self._pause(attempt, after)):
                 break
-        return Failure(f"{reason} (tried {self._endpoint.retries + 1} times)")
+        tries = self._endpoint.retries + 1
+        return Failure(f"{reason} (tried {tries} times)" if tries > 1 else reason)
 
     def _pause(self, attempt: int, after: float) -> float:
         """Seconds before the next try: doubling, at random by a half so that requests spread, or what the server says.
