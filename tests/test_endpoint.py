@@ -519,6 +519,8 @@ def test_a_native_history_is_what_openai_takes() -> None:
         ({"served_model": None}, "--served-model NAME is what --endpoint URL is asked for"),
         ({"model": "m"}, "give either --model or --endpoint or --predictions"),
         ({"engine": "vllm"}, "--engine belongs to --model"),
+        ({"tools": "native", "template": Path("t")}, "--template words a prompt that --tools native leaves"),
+        ({"concurrency": 0}, "--samples and --concurrency are at least 1"),
         ({"samples": 4}, "greedy samples are all the same; give --temperature"),
         ({"endpoint": None, "served_model": None, "model": "m", "tools": "native"}, "--tools native belongs to"),
     ],

@@ -110,6 +110,7 @@ def build_random(kind: str, tokenizer: Any, **options: Any) -> Any:
         ("Llama", {}, True),
         ("Qwen3", {}, True),
         ("Mistral", {"sliding_window": 16}, False),
+        ("Llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}}, False),
         ("Lfm2", {"layer_types": ["conv", "full_attention"]}, False),
     ],
 )

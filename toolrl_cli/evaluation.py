@@ -106,6 +106,10 @@ class EvalConfig:
             completions_url(self.endpoint)
         if self.endpoint is None and self.tools == "native":
             raise ConfigError("--tools native belongs to --endpoint; for a local model give --format native")
+        if self.tools == "native" and self.template is not None:
+            raise ConfigError("--template words a prompt that --tools native leaves to the server; leave one out")
+        if min(self.samples, self.concurrency) < 1 or self.retries < 0:
+            raise ConfigError("--samples and --concurrency are at least 1, --retries at least 0")
         if self.model is None and self.engine != "transformers":
             raise ConfigError("--engine belongs to --model; leave it out")
         if self.samples > 1 and not self.temperature and self.predictions is None:

@@ -11,15 +11,28 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
+
+LENGTH_DEPENDENT = {"dynamic", "longrope"}
+"""Kinds of rotary positions that turn otherwise once a text is long."""
 
 
 def supports_shared_prefix(model: PreTrainedModel) -> bool:
-    """Whether every layer keeps all keys and values of the prefix: no sliding window, no recurrent state."""
+    """Whether every layer keeps all keys and values of the prefix, whatever follows it.
+
+    That is: no sliding window, no recurrent state, no positions that are scaled by the length of the whole.
+    """
     inner = causal_model(model)
     inputs = signature(inner.base_model.forward).parameters.keys()
     layers = DynamicCache(config=inner.config).layers
-    return {"past_key_values", "position_ids"} <= inputs and all(type(layer) is DynamicLayer for layer in layers)
+    keeps_all = {"past_key_values", "position_ids"} <= inputs and all(type(layer) is DynamicLayer for layer in layers)
+    return keeps_all and not rope_types(inner.config) & LENGTH_DEPENDENT
+
+
+def rope_types(config: PretrainedConfig) -> set[str]:
+    """The kinds of rotary positions in a model, which may differ between kinds of layers."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return {kind["rope_type"] for kind in (rope, *rope.values()) if isinstance(kind, dict) and "rope_type" in kind}
 
 
 def causal_model(model: Any) -> PreTrainedModel:
