@@ -77,7 +77,16 @@ def test_every_fault_is_survived_and_each_prompt_answered_once() -> None:
         (f"p{i}", Completion(f"answer to question {i}")) for i in range(68)
     )
     assert Counter(server.asked()) == {f"question {i}": 3 for i in range(68)}
-    assert 2 <= server.most_at_once <= 8 + 8  # a request given up lives on in the server until it notices
+
+
+def test_so_many_requests_run_at_a_time() -> None:
+    def respond(request: Json, earlier: int) -> Act:
+        time.sleep(0.02)
+        return echo(request)
+
+    with serve(respond) as server:
+        results = list(build(server, concurrency=4, timeout=30.0).generate(prompts(24)))
+    assert (len(results), server.most_at_once) == (24, 4)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import pytest
 from conftest import EXAMPLES, InProcess, read_rows, write_lines
 from servers import Act, say, serve
 
-from toolrl_cli.benches.stats import pass_at
+from toolrl_cli.benches.samples import Spread, pass_at
 from toolrl_cli.errors import DataError
-from toolrl_cli.evaluation import EvalConfig, Spread, evaluate, summary_tables
+from toolrl_cli.evaluation import EvalConfig, evaluate, summary_tables
 from toolrl_cli.formats import find_format
 from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.inference.predictions import read_predictions
@@ -29,7 +29,7 @@ RIGHT = {"oslo": 4, "tea": 2, "cook": 1, "rome": 0, "egg": 3, "lima": 0}
 """How many of four samples of each entry are right: the first ones."""
 
 
-def recorded(folder: Path) -> list[Json]:
+def recorded() -> list[Json]:
     return [
         {"id": id, "sample": i, "completion": GOLD[id] if i < right else "no"}
         for id, right in RIGHT.items()
@@ -50,7 +50,7 @@ def test_pass_at_k_is_the_share_of_the_subsets_with_a_correct_one(n: int, correc
 
 
 def test_recorded_samples_give_pass_at_k_and_the_spread(tmp_path: Path) -> None:
-    predictions = write_lines(tmp_path / "p.jsonl", recorded(tmp_path))
+    predictions = write_lines(tmp_path / "p.jsonl", recorded())
     summary = evaluate(configure(tmp_path, predictions=predictions))
     rows = read_rows(tmp_path / "out" / "results.jsonl")
     assert Counter((row["id"], row["sample"]) for row in rows) == {(id, i): 1 for id in RIGHT for i in range(4)}
@@ -79,7 +79,7 @@ def test_one_sample_is_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_sample_that_is_not_recorded_is_missing(tmp_path: Path) -> None:
-    rows = [row for row in recorded(tmp_path) if (row["id"], row["sample"]) != ("oslo", 3)]
+    rows = [row for row in recorded() if (row["id"], row["sample"]) != ("oslo", 3)]
     summary = evaluate(configure(tmp_path, predictions=write_lines(tmp_path / "p.jsonl", rows)))
     missing = [row for row in read_rows(tmp_path / "out" / "results.jsonl") if row["error_type"] == "missing"]
     assert [(row["id"], row["sample"]) for row in missing] == [("oslo", 3)]
@@ -179,7 +179,7 @@ def test_noise_draws_from_the_softmax() -> None:
 
 def test_the_command_takes_samples(tmp_path: Path, cli: InProcess) -> None:
     data = write_lines(tmp_path / "examples.jsonl", EXAMPLES)
-    predictions = write_lines(tmp_path / "p.jsonl", recorded(tmp_path))
+    predictions = write_lines(tmp_path / "p.jsonl", recorded())
     words = ["eval", "--bench", "examples", "--data", data, "--predictions", predictions, "--samples", 4]
     done = cli(*words, "-o", tmp_path / "out")
     assert done.exit_code == 0, done.stderr

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from random import Random
-from statistics import fmean, stdev
 from typing import Literal, NamedTuple
 
 from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, as_missing, read_answer
 from toolrl_cli.benches.bfcl.bench import WHEEL, open_bfcl
 from toolrl_cli.benches.bfcl.categories import choose_categories
 from toolrl_cli.benches.examples import ExamplesBench
-from toolrl_cli.benches.stats import Interval, bootstrap_mean, pass_at, wilson
+from toolrl_cli.benches.samples import Spread, measure_pass, measure_spread
+from toolrl_cli.benches.stats import Interval, wilson
 from toolrl_cli.errors import ConfigError, DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.served import ServedFormat
@@ -96,29 +96,34 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.bench not in BENCHES:
             raise ConfigError(f"unknown bench {self.bench!r}; choose from {', '.join(BENCHES)}")
-        if [self.model, self.endpoint, self.predictions].count(None) != 2:
-            raise ConfigError("completions need one source; give either --model or --endpoint or --predictions")
-        if (self.endpoint is None) != (self.served_model is None):
-            raise ConfigError("--served-model NAME is what --endpoint URL is asked for; give the two together")
-        if self.endpoint is not None:
-            from toolrl_cli.inference.endpoint import completions_url
-
-            completions_url(self.endpoint)
-        if self.endpoint is None and self.tools == "native":
-            raise ConfigError("--tools native belongs to --endpoint; for a local model give --format native")
-        if self.tools == "native" and self.template is not None:
-            raise ConfigError("--template words a prompt that --tools native leaves to the server; leave one out")
-        if min(self.samples, self.concurrency) < 1 or self.retries < 0:
-            raise ConfigError("--samples and --concurrency are at least 1, --retries at least 0")
-        if self.model is None and self.engine != "transformers":
-            raise ConfigError("--engine belongs to --model; leave it out")
-        if self.samples > 1 and not self.temperature and self.predictions is None:
-            raise ConfigError("greedy samples are all the same; give --temperature, such as 0.7, with --samples")
+        check_source(self)
         if (self.data is None) == (self.bench == "examples"):
             raise ConfigError("--data FILE is what --bench examples evaluates on; give the two together")
         if self.bench != "bfcl" and (self.categories or self.bfcl_wheel):
             raise ConfigError("--category and --bfcl-wheel belong to --bench bfcl; leave them out")
         choose_categories(self.categories)
+
+
+def check_source(config: EvalConfig) -> None:
+    """Raise `ConfigError` when the options that say where completions come from contradict each other."""
+    if [config.model, config.endpoint, config.predictions].count(None) != 2:
+        raise ConfigError("completions need one source; give either --model or --endpoint or --predictions")
+    if (config.endpoint is None) != (config.served_model is None):
+        raise ConfigError("--served-model NAME is what --endpoint URL is asked for; give the two together")
+    if config.endpoint is not None:
+        from toolrl_cli.inference.endpoint import completions_url
+
+        completions_url(config.endpoint)
+    if config.endpoint is None and config.tools == "native":
+        raise ConfigError("--tools native belongs to --endpoint; for a local model give --format native")
+    if config.tools == "native" and config.template is not None:
+        raise ConfigError("--template words a prompt that --tools native leaves to the server; leave one out")
+    if config.model is None and config.engine != "transformers":
+        raise ConfigError("--engine belongs to --model; leave it out")
+    if min(config.samples, config.concurrency) < 1 or config.retries < 0:
+        raise ConfigError("--samples and --concurrency are at least 1, --retries at least 0")
+    if config.samples > 1 and not config.temperature and config.predictions is None:
+        raise ConfigError("greedy samples are all the same; give --temperature, such as 0.7, with --samples")
 
 
 @dataclass(frozen=True)
@@ -131,15 +136,6 @@ class Tally:
     parse_failures: int
     truncated: int
     no_prediction: int
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How the accuracy of all entries differs from sample to sample."""
-
-    accuracies: tuple[float, ...]
-    mean: float
-    standard_deviation: float
 
 
 @dataclass(frozen=True)
@@ -336,9 +332,8 @@ def sample(entries: Sequence[Entry], limit: int | None, seed: int) -> list[Entry
 def ask(entry: Entry, text_format: TextFormat, samples: int) -> list[Request]:
     """The requests of an entry, one a sample; raise as `to_prompt`."""
     prompt = to_prompt(entry, text_format)
-    return (
-        [Request(entry, replace(prompt, sample=i)) for i in range(samples)] if samples > 1 else [Request(entry, prompt)]
-    )
+    numbers = range(samples) if samples > 1 else [None]
+    return [Request(entry, replace(prompt, sample=number)) for number in numbers]
 
 
 def to_prompt(entry: Entry, text_format: TextFormat) -> Prompt:
@@ -475,7 +470,7 @@ def summarize(bench: Bench, results: Sequence[Result], source: str, seed: int, n
         bench=bench.name,
         source=source,
         n=len(first),
-        metrics={**findings.metrics, **(measure_pass(results, seed) if several else {})},
+        metrics={**findings.metrics, **(measure_pass(results, seed=seed) if several else {})},
         categories={category: tally(group) for category, group in groups.items()},
         outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in first).items())),
         official=findings.official,
@@ -491,27 +486,6 @@ def describe_failures(results: Sequence[Result]) -> tuple[str, ...]:
         return ()
     shown = "; ".join(f"{result.id} ({result.error})" for result in failed[:3]) + ("; ..." if failed[3:] else "")
     return (f"counted wrong because the engine gave no answer: {len(failed)}: {shown}",)
-
-
-def measure_pass(results: Sequence[Result], seed: int) -> dict[str, Interval]:
-    """pass@k for the number of samples and the powers of two below it, each the mean over the entries."""
-    correct: dict[str, list[bool]] = {}
-    for result in results:
-        correct.setdefault(result.id, []).append(result.correct)
-    n = max(map(len, correct.values()))
-    sizes = sorted({n, *(2**i for i in range(n.bit_length()))})
-    return {
-        f"pass@{k}": bootstrap_mean([pass_at(k, n, sum(right)) for right in correct.values()], seed=seed) for k in sizes
-    }
-
-
-def measure_spread(results: Sequence[Result]) -> Spread:
-    """The accuracy of each sample, their mean and standard deviation."""
-    samples: dict[int, list[bool]] = {}
-    for result in results:
-        samples.setdefault(result.sample or 0, []).append(result.correct)
-    accuracies = [fmean(right) for _, right in sorted(samples.items())]
-    return Spread(tuple(accuracies), fmean(accuracies), stdev(accuracies))
 
 
 def tally(results: Sequence[Result]) -> Tally:

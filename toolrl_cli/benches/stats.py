@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import sqrt
 from statistics import fmean, stdev
 
 RESAMPLES = 1000
@@ -49,11 +49,3 @@ def bootstrap_difference(before: Sequence[float], after: Sequence[float], *, see
         ValueError: the two differ in length.
     """
     return bootstrap_mean([b - a for a, b in zip(before, after, strict=True)], seed=seed)
-
-
-def pass_at(k: int, n: int, correct: int) -> float:
-    """The chance that k of n samples, drawn without replacement, hold a correct one: 1 - C(n - c, k) / C(n, k).
-
-    Without bias for one minus the chance that k new samples are all wrong (Chen et al. 2021, arXiv 2107.03374).
-    """
-    return 1.0 - comb(n - correct, k) / comb(n, k)
