@@ -278,7 +278,7 @@ def test_a_call_without_end_costs_its_entry_only(
 class WatchedEngine(RecordedEngine):
     """Recorded answers, and the prompts that asked for them."""
 
-    def __init__(self, completions: dict[str, list[Completion]]) -> None:
+    def __init__(self, completions: dict[tuple[str, int], list[Completion]]) -> None:
         super().__init__(completions)
         self.prompts: list[Prompt] = []
 
@@ -290,7 +290,7 @@ class WatchedEngine(RecordedEngine):
 def test_the_model_sees_what_came_before(tmp_path: Path) -> None:
     line = '<think> t </think>\n<tool_call>\n{"name": "cd", "parameters": {"folder": "document"}}\n</tool_call>'
     engine = WatchedEngine(
-        {"multi_turn_base_0": [Completion(line), Completion("<think> t </think>\n<response> ok </response>")]}
+        {("multi_turn_base_0", 0): [Completion(line), Completion("<think> t </think>\n<response> ok </response>")]}
     )
     config = EvalConfig(bench="bfcl", output=tmp_path / "out", model="m", ids=("multi_turn_base_0",))
     summary = evaluate(config, engine=engine)

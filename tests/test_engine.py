@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from toolrl_cli.inference.base import Prompt
-from toolrl_cli.inference.transformers_engine import TransformersEngine
+from toolrl_cli.inference.base import Prompt, Sampling
+from toolrl_cli.inference.shared_prefix import common_length
+from toolrl_cli.inference.transformers_engine import SHORTEST_SHARED, TransformersEngine, tokenize_prompt
 from toolrl_cli.records import Completion
 from toolrl_cli.training.models import load_for_inference
 
@@ -24,9 +25,8 @@ def loaded(tiny_model: Path) -> tuple[Any, Any]:
     return load_for_inference(str(tiny_model))
 
 
-def build_engine(loaded: tuple[Any, Any], **options: int) -> TransformersEngine:
-    settings = {"max_new_tokens": 6, "batch_size": 2, **options}
-    return TransformersEngine(*loaded, **settings)
+def build_engine(loaded: tuple[Any, Any], *, batch_size: int = 2, temperature: float = 0.0) -> TransformersEngine:
+    return TransformersEngine(*loaded, Sampling(6, temperature), batch_size=batch_size)
 
 
 def write_alone(loaded: tuple[Any, Any], prompt: Prompt, count: int) -> list[int]:
@@ -83,3 +83,71 @@ def test_a_stop_token_ends_a_completion_and_only_its_absence_is_truncation(decla
         kept = written[: written.index(stop) + 1] if stop in written else written
         text = tokenizer.decode(kept, skip_special_tokens=True)
         assert results[prompt.id] == Completion(text, truncated=stop not in written)
+
+
+SYSTEM = {"role": "system", "content": "Tools: " + "weather of a city, " * 12}
+SHARING = [Prompt(id, (SYSTEM, *PROMPTS[i].messages)) for i, id in enumerate(("one", "two", "three", "four"))]
+
+
+def build_random(kind: str, tokenizer: Any, **options: Any) -> Any:
+    """A random model of an architecture over the tiny tokenizer."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, **options}
+    sizes |= {"intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes, **ids)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "shares"),
+    [
+        ("Llama", {}, True),
+        ("Qwen3", {}, True),
+        ("Mistral", {"sliding_window": 16}, False),
+        ("Llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}}, False),
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, False),
+    ],
+)
+def test_a_shared_beginning_is_computed_once_and_changes_no_token(
+    kind: str, options: dict[str, Any], shares: bool, loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text of a batch equals that of each prompt alone; where the cache allows it the beginning is one row."""
+    import toolrl_cli.inference.shared_prefix as module
+
+    model, prefilled = build_random(kind, loaded[1], **options), []
+    prefill = module.prefill_common
+
+    def note(model: Any, prefix: list[int], rows: int) -> Any:
+        prefilled.append((len(prefix), rows))
+        return prefill(model, prefix, rows)
+
+    monkeypatch.setattr(module, "prefill_common", note)
+    together = {p.id: c for p, c in build_engine((model, loaded[1]), batch_size=4).generate(SHARING)}
+    for prompt in SHARING:
+        [(_, alone)] = build_engine((model, loaded[1])).generate([prompt])
+        assert together[prompt.id] == alone
+    rows = [tokenize_prompt(loaded[1], prompt.messages, None) for prompt in SHARING]
+    assert len({len(row) for row in rows}) == 4
+    assert prefilled == ([(common_length(rows), 4)] if shares else [])
+    assert common_length(rows) > SHORTEST_SHARED
+
+
+@pytest.mark.parametrize(
+    ("rows", "length"),
+    [
+        ([[1, 2, 3], [1, 2, 4, 5]], 2),
+        ([[1, 2], [1, 2, 3]], 1),
+        ([[1, 2, 3], [1, 2, 3]], 2),
+        ([[1], [1]], 0),
+        ([[1, 2], [3, 4]], 0),
+        ([[5, 5, 1, 9], [5, 5, 2, 9], [5, 5, 1, 8]], 2),
+    ],
+)
+def test_the_common_beginning_leaves_each_row_a_token(rows: list[list[int]], length: int) -> None:
+    assert common_length(rows) == length

@@ -196,14 +196,14 @@ def test_recorded_turns_end_with_an_answer_without_calls(tmp_path: Path, name: F
     turns = [[CALL_STEP, CALL_STEP], [], [CALL_STEP, {"completion": "done"}], [{"completion": "no"}]]
     path = write_lines(tmp_path / "p.jsonl", [{"id": "a", "turns": turns}])
     call = text_format.render_target(Target.from_json(CALL_STEP))
-    texts = [completion.text for completion in read_predictions(path, text_format)["a"]]
+    texts = [completion.text for completion in read_predictions(path, text_format)["a", 0]]
     assert texts == [call, call, "", "", call, "done", "no"]
     assert [bool(text_format.parse_tool_calls(text)) for text in texts] == [text == call for text in texts]
 
 
 def test_a_turn_whose_calls_cannot_be_read_has_ended(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "p.jsonl", [{"id": "a", "turns": [[CALL_STEP, {"completion": BROKEN}]]}])
-    assert read_predictions(path, find_format("toolrl"))["a"][1:] == [Completion(BROKEN)]
+    assert read_predictions(path, find_format("toolrl"))["a", 0][1:] == [Completion(BROKEN)]
 
 
 def test_unknown_predictions_are_named(tmp_path: Path) -> None:
@@ -350,6 +350,7 @@ def test_the_manifest_says_what_was_evaluated(tmp_path: Path) -> None:
     assert manifest.config == {
         "bench": "examples",
         "model": "scripted",
+        "served_model": None,
         "predictions": None,
         "data": str(config.data),
         "reward": "fine-grained",
@@ -357,6 +358,10 @@ def test_the_manifest_says_what_was_evaluated(tmp_path: Path) -> None:
         "limit": None,
         "max_new_tokens": 256,
         "batch_size": 8,
+        "engine": "transformers",
+        "tools": "text",
+        "temperature": 0.0,
+        "samples": 1,
         "format": None,
         "template": None,
         "allow_mismatch": False,
@@ -378,8 +383,8 @@ def test_another_prompt_format_than_the_trainings_is_refused(tmp_path: Path) -> 
     ("options", "message"),
     [
         ({"bench": "mmlu"}, "unknown bench 'mmlu'; choose from api-bank, bamboogle, bfcl, bfcl-v3, examples"),
-        ({"model": None}, "give either --model or --predictions"),
-        ({"predictions": Path("p")}, "give either --model or --predictions"),
+        ({"model": None}, "give either --model or --endpoint or --predictions"),
+        ({"predictions": Path("p")}, "give either --model or --endpoint or --predictions"),
         ({"data": None}, "--data FILE is what --bench examples evaluates on"),
         ({"bench": "bfcl"}, "--data FILE belongs to --bench api-bank and bamboogle and examples; leave it out"),
         ({"categories": ("parallel",)}, "--category belongs to --bench bfcl and bfcl-v3; leave it out"),

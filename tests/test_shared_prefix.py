@@ -17,8 +17,9 @@ import trl.trainer.utils
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
+from toolrl_cli.inference.shared_prefix import supports_shared_prefix
 from toolrl_cli.training.compat import score_labelled_positions_only
-from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer, distinct_rows, supports_shared_prefix
+from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer, distinct_rows
 
 BOUND = 1e-6
 VOCABULARY = 800

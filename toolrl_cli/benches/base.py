@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from toolrl_cli.benches.stats import Interval
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.inference.base import Failure
 from toolrl_cli.records import Completion, Json, Outcome, PredictedCall, ToolCall, expect
 
 MAX_DEPTH = 64
@@ -66,7 +67,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A line of results.jsonl: one graded entry; `steps` are all completions of a dialogue, `failure` is a kind."""
+    """A line of results.jsonl: one graded entry; `steps` are all completions of a dialogue, `failure` is a kind.
+
+    `sample` counts an entry's completions from 0, where it is asked for several.
+    """
 
     id: str
     category: str
@@ -81,6 +85,12 @@ class Result:
     score: Json | None = None
     steps: list[str] | None = None
     failure: str | None = None
+    sample: int | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The key of its prompt."""
+        return self.id, self.sample or 0
 
     @property
     def reason(self) -> str:
@@ -97,8 +107,8 @@ class Result:
             raise DataError("not a result of toolrl eval; use --overwrite") from error
 
     def to_json(self) -> Json:
-        """The record as JSON values; `score` and `steps` only where there are any."""
-        return {k: v for k, v in asdict(self).items() if v is not None or k not in ("score", "steps")}
+        """The record as JSON values; `score`, `steps` and `sample` only where there are any."""
+        return {k: v for k, v in asdict(self).items() if v is not None or k not in ("score", "steps", "sample")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +246,7 @@ def is_deeper(value: object, depth: int) -> bool:
     return bool(level)
 
 
-def as_missing(verdict: Verdict) -> Verdict:
+def as_missing(verdict: Verdict, failure: Failure | None) -> Verdict:
     """The verdict on an entry that got no completion: wrong, whatever an empty completion would have been."""
-    return replace(verdict, correct=False, outcome=None, error_type="missing", error="no prediction")
+    error_type, error = ("missing", "no prediction") if failure is None else ("engine", failure.reason)
+    return replace(verdict, correct=False, outcome=None, error_type=error_type, error=error)

@@ -39,6 +39,10 @@ def evaluate(
         Path | None, typer.Option("-o", "--output", readable=False, help="Folder for results.jsonl and summary.json.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Hub id, local folder or run of sft or grpo.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of an OpenAI-compatible server, instead of a model; key in TOOLRL_API_KEY.")
+    ] = None,
+    served_model: Annotated[str | None, typer.Option(help="endpoint: name of the model there.")] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(readable=False, help="JSONL of id and completion, tool_calls or turns, instead of a model."),
@@ -78,6 +82,18 @@ def evaluate(
     limit: options.Limit = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts generated together.")] = 8,
+    engine: Annotated[Literal["transformers", "vllm"], typer.Option(help="What runs a --model.")] = "transformers",
+    tools: Annotated[
+        Literal["text", "native"],
+        typer.Option(help="endpoint: tools in our prompt and calls as text, or both in the server's own way."),
+    ] = "text",
+    concurrency: Annotated[int, typer.Option(min=1, help="endpoint: requests at a time.")] = 8,
+    retries: Annotated[int, typer.Option(min=0, help="endpoint: tries after the first.")] = 5,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="endpoint: longest wait for an answer, in seconds.")
+    ] = 600.0,
+    temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 is greedy.")] = 0.0,
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each entry, for pass@k.")] = 1,
     format: options.Format = None,
     template: options.Template = None,
     seed: options.Seed = 0,
@@ -137,7 +153,7 @@ def evaluate(
     if show and rescore:
         raise typer.BadParameter("--show and --rescore do different things; give one")
     if folder is not None:
-        refuse_source(bench, output, model, predictions, data)
+        refuse_source(bench, output, model, endpoint, predictions, data)
         if show:
             found = evaluation.find_exhibits(folder, show, categories=categories, limit=limit, bfcl_wheel=wheel)
             return print_exhibits(found, as_json=as_json)
@@ -145,11 +161,12 @@ def evaluate(
     if bench is None or output is None or show or rescore:
         raise typer.BadParameter("give --bench and -o to evaluate, or the DIR of a finished evaluation to look at")
     settings = evaluation.EvalConfig(
-        bench=bench, output=output, model=model, predictions=predictions, data=data, reward=reward,
-        categories=categories, bfcl_wheel=wheel, own_prompt=own_prompt, search=search, record=record, judge=judge,
-        ids=evaluation.read_ids(ids) if ids is not None else (), limit=limit, max_new_tokens=max_new_tokens,
-        batch_size=batch_size, format=format, template=template, seed=seed, allow_mismatch=allow_mismatch,
-        resume=resume, overwrite=overwrite,
+        bench=bench, output=output, model=model, endpoint=endpoint, served_model=served_model, predictions=predictions,
+        data=data, reward=reward, categories=categories, bfcl_wheel=wheel, own_prompt=own_prompt, search=search,
+        record=record, judge=judge, ids=evaluation.read_ids(ids) if ids is not None else (), limit=limit,
+        max_new_tokens=max_new_tokens, batch_size=batch_size, engine=engine, tools=tools, concurrency=concurrency,
+        retries=retries, timeout=timeout, temperature=temperature, samples=samples, format=format, template=template,
+        seed=seed, allow_mismatch=allow_mismatch, resume=resume, overwrite=overwrite,
     )  # fmt: skip
     checks.check(bench)
     if dry_run:
@@ -162,7 +179,7 @@ def evaluate(
 def refuse_source(*given: object) -> None:
     """Raise `typer.BadParameter` when a finished evaluation and what to evaluate are both given."""
     if any(value is not None for value in given):
-        raise typer.BadParameter("DIR is a finished evaluation; leave out --bench, -o, --model, --predictions, --data")
+        raise typer.BadParameter("DIR is a finished evaluation; leave out --bench, -o, --data and models")
 
 
 def look(folder: Path, wheel: Path | None, *, anew: bool) -> "Recorded":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 from toolrl_cli.benches.registry import find_bench, owners
 from toolrl_cli.errors import ConfigError
@@ -17,10 +18,13 @@ OPTIONS = {"data": "--data FILE", "categories": "--category"}
 class EvalConfig:
     """What to evaluate, on what, and where the results go.
 
-    Either `model` (a name, a folder or a run of toolrl) or `predictions` (a JSONL file) is the
-    source of completions. Without a `format` it is that of the model's training, else toolrl, which
-    `template`, a Jinja file, words. `max_new_tokens` is the longest completion in tokens, `limit` the number
-    of entries, of those with `ids` if any are given.
+    Either `model` (a name, a folder or a run of toolrl), `endpoint` (a server's URL, with the name of the model
+    there) or `predictions` (a JSONL file) is the source of completions. Without a `format` it is that of the
+    model's training, else toolrl, which `template`, a Jinja file, words. `max_new_tokens` is the longest completion
+    in tokens, `limit` the number of entries, of those with `ids` if any are given, `samples` the number of
+    completions of each. `concurrency`, `retries` and `timeout` (seconds) are for the endpoint, see
+    `inference.endpoint.Endpoint`, and so is `tools`: `native` hands it the tools and takes its tool calls, `text`
+    takes its text as it is.
 
     Some fields belong to some benches: `data` to all but bfcl, `reward` to examples, `categories` and `bfcl_wheel` to
     bfcl, `own_prompt` (show the prompts of the data as they are) to api-bank, `search` (the engine behind the tool),
@@ -33,6 +37,8 @@ class EvalConfig:
     bench: str
     output: Path
     model: str | None = None
+    endpoint: str | None = None
+    served_model: str | None = None
     predictions: Path | None = None
     data: Path | None = None
     reward: str = "fine-grained"
@@ -46,6 +52,13 @@ class EvalConfig:
     limit: int | None = None
     max_new_tokens: int = 256
     batch_size: int = 8
+    engine: Literal["transformers", "vllm"] = "transformers"
+    tools: Literal["text", "native"] = "text"
+    concurrency: int = 8
+    retries: int = 5
+    timeout: float = 600.0
+    temperature: float = 0.0
+    samples: int = 1
     format: FormatName | None = None
     template: Path | None = None
     seed: int = 0
@@ -55,8 +68,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         kind = find_bench(self.bench)
-        if (self.model is None) == (self.predictions is None):
-            raise ConfigError("completions need one source; give either --model or --predictions")
+        check_source(self)
         if "data" in kind.options and self.data is None:
             raise ConfigError(f"--data FILE is what --bench {self.bench} evaluates on; give the two together")
         for field in fields(self):
@@ -65,3 +77,25 @@ class EvalConfig:
                 option = OPTIONS.get(field.name, f"--{field.name.replace('_', '-')}")
                 raise ConfigError(f"{option} belongs to --bench {' and '.join(others)}; leave it out")
         kind.check(self)
+
+
+def check_source(config: EvalConfig) -> None:
+    """Raise `ConfigError` when the options that say where completions come from contradict each other."""
+    if [config.model, config.endpoint, config.predictions].count(None) != 2:
+        raise ConfigError("completions need one source; give either --model or --endpoint or --predictions")
+    if (config.endpoint is None) != (config.served_model is None):
+        raise ConfigError("--served-model NAME is what --endpoint URL is asked for; give the two together")
+    if config.endpoint is not None:
+        from toolrl_cli.inference.endpoint import completions_url
+
+        completions_url(config.endpoint)
+    if config.endpoint is None and config.tools == "native":
+        raise ConfigError("--tools native belongs to --endpoint; for a local model give --format native")
+    if config.tools == "native" and config.template is not None:
+        raise ConfigError("--template words a prompt that --tools native leaves to the server; leave one out")
+    if config.model is None and config.engine != "transformers":
+        raise ConfigError("--engine belongs to --model; leave it out")
+    if min(config.samples, config.concurrency) < 1 or config.retries < 0:
+        raise ConfigError("--samples and --concurrency are at least 1, --retries at least 0")
+    if config.samples > 1 and not config.temperature and config.predictions is None:
+        raise ConfigError("greedy samples are all the same; give --temperature, such as 0.7, with --samples")

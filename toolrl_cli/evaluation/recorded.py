@@ -16,6 +16,7 @@ from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.run import RESULTS, SUMMARY, hash_data
 from toolrl_cli.evaluation.summary import Summary
 from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.formats.served import ServedFormat
 from toolrl_cli.jsonl import read_json, read_records
 from toolrl_cli.manifest import Manifest, read_manifest
 from toolrl_cli.training.text_format import choose_format
@@ -76,8 +77,9 @@ def read_summary(folder: Path) -> Summary:
 
 
 def read_graded(folder: Path) -> dict[str, Result]:
-    """The results of a finished evaluation by id; raise `DataError` when a line is none."""
-    return {result.id: result for result in read_records(folder / RESULTS, Result.from_json)}
+    """The results by id, of several samples the first; raise `DataError` when a line is none."""
+    results = read_records(folder / RESULTS, Result.from_json)
+    return {result.id: result for result in results if not result.sample}
 
 
 @contextmanager
@@ -93,6 +95,8 @@ def reopen(folder: Path, manifest: Manifest, *, bfcl_wheel: Path | None = None) 
     if config.data is not None and hash_data(config.data).get("data") != manifest.hashes.get("data"):
         raise DataError(f"{config.data}: has changed since {folder} was evaluated on it; evaluate again")
     text_format = choose_format(str(folder))
+    if config.tools == "native":
+        text_format = ServedFormat(text_format)
     with find_bench(config.bench).open(config, text_format) as bench:
         yield Reopened(config, bench, text_format, {entry.id: entry for entry in bench.entries()})
 
@@ -100,6 +104,8 @@ def reopen(folder: Path, manifest: Manifest, *, bfcl_wheel: Path | None = None) 
 def recorded_config(folder: Path, manifest: Manifest, bfcl_wheel: Path | None) -> EvalConfig:
     """The configuration that a manifest records; raise `ConfigError` when this version cannot read it."""
     rest = {"output": folder, "seed": manifest.seed, "bfcl_wheel": bfcl_wheel}
+    if manifest.config.get("served_model"):
+        rest["endpoint"] = manifest.parent
     try:
         return msgspec.convert(manifest.config | rest, EvalConfig, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from toolrl_cli import __version__
 from toolrl_cli.benches.base import Result, read_answer
 from toolrl_cli.benches.failures import UNANSWERED
-from toolrl_cli.errors import DataError
+from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.recorded import Recorded, Reopened, read_finished, read_graded, reopen
 from toolrl_cli.evaluation.run import (
@@ -51,6 +51,8 @@ def rescore(folder: Path, *, bfcl_wheel: Path | None = None, progress: Progress 
     """
     manifest, before = read_finished(folder), read_graded(folder)
     with reopen(folder, manifest, bfcl_wheel=bfcl_wheel) as opened:
+        if opened.config.samples > 1:
+            raise ConfigError(f"{folder}: holds several samples of each entry, which cannot be graded again yet")
         refuse_unknown(folder, before, opened)
         now: dict[str, Result] = {}
         other_prompts = 0
@@ -92,8 +94,8 @@ def grade_again(opened: Reopened, request: Request, before: Result) -> Result:
         read_answer(opened.text_format, Completion(text, truncated=before.truncated and position == len(texts)))
         for position, text in enumerate(texts, start=1)
     )
-    missing = before.completion is None
-    now = grade(opened.bench, Dialogue(request, request.entry, answers), missing=missing)
+    outcome = None if before.completion is None else answers[-1].completion
+    now = grade(opened.bench, Dialogue(request, request.entry, answers), outcome)
     now = replace(now, prompt_hash=before.prompt_hash)
     if before.error_type not in UNANSWERED:
         return now

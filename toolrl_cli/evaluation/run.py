@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from random import Random
@@ -16,8 +16,9 @@ from toolrl_cli.errors import ConfigError, DataError, FormatError, ToolrlError, 
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.summary import Summary, summarize
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.inference.base import Engine, Prompt
-from toolrl_cli.inference.predictions import RecordedEngine, read_predictions
+from toolrl_cli.formats.served import ServedFormat
+from toolrl_cli.inference.base import Engine, Failure, Prompt, Sampling
+from toolrl_cli.inference.predictions import Key, RecordedEngine, read_predictions
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, dump_json, read_records, write_json
 from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.reading import find_files, is_hub
@@ -59,21 +60,23 @@ def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Prog
             notes = describe_unknown(completions, entries)
             engine = RecordedEngine(completions)
         chosen = sample(pick(entries, config.ids), config.limit, config.seed)
-        requests = {entry.id: Request(entry, to_prompt(entry, text_format)) for entry in chosen}
+        requests = {
+            request.prompt.key: request for entry in chosen for request in ask(entry, text_format, config.samples)
+        }
         check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
         done = read_results(config.output / RESULTS) if config.resume else {}
         refuse_other_prompts(config.output, done, requests)
-        pending = {id: request for id, request in requests.items() if id not in done}
+        pending = {key: request for key, request in requests.items() if key not in done}
         if pending:
             # The model loads before the folder is made, so that a wrong name leaves nothing behind.
-            engine = engine or load_engine(config)
+            engine = engine or load_engine(config, text_format)
             open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
             keep_template(config.output, text_format)
             for result in run(bench, pending, engine, text_format, config.output / RESULTS):
-                done[result.id] = result
+                done[result.key] = result
                 if progress is not None:
                     progress(len(done), len(requests))
-        summary = summarize(bench, [done[id] for id in requests], source_of(config), config.seed, notes)
+        summary = summarize(bench, [done[key] for key in requests], source_of(config), config.seed, notes)
     write_json(config.output / SUMMARY, summary.to_json())
     replace(manifest, finished=True).write(config.output)
     return summary
@@ -97,12 +100,12 @@ def describe_run(config: EvalConfig, text_format: TextFormat) -> Manifest:
         hashes |= hash_data(config.data)
     if config.predictions is not None:
         hashes["predictions"] = hash_file(config.predictions)
-    left_out = {"output", "seed", "bfcl_wheel", "resume", "overwrite"}
+    left_out = {"output", "seed", "bfcl_wheel", "resume", "overwrite", "endpoint", "concurrency", "retries", "timeout"}
     left_out |= {field.name for field in fields(config) if owners(field.name) and field.name not in kind.options}
     values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in left_out}
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
     return Manifest.create(
-        "eval", values, seed=config.seed, format=text_format.name, hashes=hashes, parent=config.model
+        "eval", values, seed=config.seed, format=text_format.name, hashes=hashes, parent=config.model or config.endpoint
     )
 
 
@@ -128,6 +131,8 @@ def settle_format(config: EvalConfig) -> TextFormat:
         ConfigError: the model was trained in another one, or rewards do not read it.
     """
     text_format = choose_format(config.model, config.format, config.template)
+    if config.tools == "native":
+        text_format = ServedFormat(text_format)
     if "reward" in find_bench(config.bench).options:
         require_readable(text_format)
     folder = Path(config.model or "")
@@ -142,23 +147,48 @@ def settle_format(config: EvalConfig) -> TextFormat:
     return text_format
 
 
-def load_engine(config: EvalConfig) -> Engine:
-    """The local model of the configuration; here the training extra is needed first."""
+def load_engine(config: EvalConfig, text_format: TextFormat) -> Engine:
+    """The server or the local model of the configuration; for the latter the training extra is needed first."""
+    sampling = Sampling(config.max_new_tokens, config.temperature, config.seed)
+    if config.endpoint is not None:
+        return open_endpoint(config, sampling, text_format if config.tools == "native" else None)
+    return load_vllm(config, sampling) if config.engine == "vllm" else load_transformers(config, sampling)
+
+
+def open_endpoint(config: EvalConfig, sampling: Sampling, native: TextFormat | None) -> Engine:
+    """The engine of a server."""
+    from toolrl_cli.inference.endpoint import Endpoint, EndpointEngine
+
+    url, model = str(config.endpoint), str(config.served_model)
+    endpoint = Endpoint(url, model, config.concurrency, config.retries, config.timeout)
+    return EndpointEngine(endpoint, sampling, native)
+
+
+def load_transformers(config: EvalConfig, sampling: Sampling) -> Engine:
+    """A local model in transformers."""
     from toolrl_cli.inference.transformers_engine import TransformersEngine
     from toolrl_cli.training.models import load_for_inference
 
-    model, tokenizer = load_for_inference(source_of(config))
-    return TransformersEngine(model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
+    return TransformersEngine(*load_for_inference(source_of(config)), sampling, batch_size=config.batch_size)
+
+
+def load_vllm(config: EvalConfig, sampling: Sampling) -> Engine:
+    """A local model in vLLM."""
+    from toolrl_cli.inference.vllm_engine import VllmEngine, load_llm
+    from toolrl_cli.training.models import load_tokenizer, resolve_model
+
+    source = resolve_model(source_of(config))
+    return VllmEngine(load_llm(source.base, source.adapter), load_tokenizer(source), sampling, source.adapter)
 
 
 def source_of(config: EvalConfig) -> str:
     """The model's name, or the path of the predictions."""
-    return config.model or str(config.predictions)
+    return config.model or config.served_model or str(config.predictions)
 
 
-def describe_unknown(completions: Mapping[str, object], entries: Sequence[Entry]) -> tuple[str, ...]:
+def describe_unknown(completions: Iterable[tuple[str, int]], entries: Sequence[Entry]) -> tuple[str, ...]:
     """A note on predictions that belong to no entry, none when all do."""
-    unknown = sorted(completions.keys() - {entry.id for entry in entries})
+    unknown = sorted({id for id, _ in completions} - {entry.id for entry in entries})
     if not unknown:
         return ()
     shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
@@ -209,6 +239,13 @@ def sample(entries: Sequence[Entry], limit: int | None, seed: int) -> list[Entry
     return [entries[position] for position in sorted(position for _, position in sorted(ranked)[:limit])]
 
 
+def ask(entry: Entry, text_format: TextFormat, samples: int) -> list[Request]:
+    """The requests of an entry, one a sample; raise as `to_prompt`."""
+    prompt = to_prompt(entry, text_format)
+    numbers = range(samples) if samples > 1 else [None]
+    return [Request(entry, replace(prompt, sample=number)) for number in numbers]
+
+
 def to_prompt(entry: Entry, text_format: TextFormat) -> Prompt:
     """The rendered request of an entry.
 
@@ -227,37 +264,38 @@ def to_prompt(entry: Entry, text_format: TextFormat) -> Prompt:
 
 
 def run(
-    bench: Bench, pending: Mapping[str, Request], engine: Engine, text_format: TextFormat, path: Path
+    bench: Bench, pending: Mapping[Key, Request], engine: Engine, text_format: TextFormat, path: Path
 ) -> Iterator[Result]:
     """Generate, follow and grade; a result is on disk before it is yielded."""
-    dialogues = {id: Dialogue(request, request.entry) for id, request in pending.items()}
+    dialogues = {key: Dialogue(request, request.entry) for key, request in pending.items()}
     prompts = [request.prompt for request in pending.values()]
     with RecordLog(path) as log:
         while prompts:
             following: list[Prompt] = []
-            for prompt, completion in complete(prompts, engine):
-                dialogue = dialogues[prompt.id] = dialogues[prompt.id].answered(completion, text_format)
+            for prompt, outcome in complete(prompts, engine):
+                completion = outcome if isinstance(outcome, Completion) else None
+                dialogue = dialogues[prompt.key] = dialogues[prompt.key].answered(completion, text_format)
                 turn = None if completion is None else bench.follow(dialogue.request.entry, dialogue.answers)
                 if turn is not None:
-                    dialogue = dialogues[prompt.id] = dialogue.continued(turn, text_format)
-                    following.append(to_prompt(dialogue.now, text_format))
+                    dialogue = dialogues[prompt.key] = dialogue.continued(turn, text_format)
+                    following.append(replace(to_prompt(dialogue.now, text_format), sample=prompt.sample))
                     continue
-                result = grade(bench, dialogues.pop(prompt.id), missing=completion is None)
+                result = grade(bench, dialogues.pop(prompt.key), outcome)
                 log.append(result.to_json())
                 yield result
             prompts = following
 
 
-def read_results(path: Path) -> dict[str, Result]:
-    """The results of an interrupted run by id; a line that was cut off is removed."""
+def read_results(path: Path) -> dict[Key, Result]:
+    """The results of an interrupted run by id and sample; a line that was cut off is removed."""
     drop_partial_line(path)
-    return {result.id: result for result in read_records(path, Result.from_json)} if path.exists() else {}
+    return {result.key: result for result in read_records(path, Result.from_json)} if path.exists() else {}
 
 
-def refuse_other_prompts(folder: Path, done: Mapping[str, Result], requests: Mapping[str, Request]) -> None:
+def refuse_other_prompts(folder: Path, done: Mapping[Key, Result], requests: Mapping[Key, Request]) -> None:
     """Raise `ConfigError` when a recorded answer is one to another prompt than the entry has now."""
-    shared = [(id, result) for id, result in done.items() if id in requests]
-    other = [id for id, result in shared if result.prompt_hash != hash_prompt(requests[id].prompt)]
+    shared = [(key, result) for key, result in done.items() if key in requests]
+    other = [key[0] for key, result in shared if result.prompt_hash != hash_prompt(requests[key].prompt)]
     if other:
         raise ConfigError(
             f"{folder}: {len(other)} recorded answers, such as {other[0]}, are to other prompts than those of now; "
@@ -271,12 +309,12 @@ def keep_template(folder: Path, text_format: TextFormat) -> None:
         (folder / TEMPLATE_FILE).write_bytes(text_format.template.encode())
 
 
-def complete(prompts: Sequence[Prompt], engine: Engine) -> Iterator[tuple[Prompt, Completion | None]]:
-    """Every prompt once: with its completion as the engine yields it, at the end those without one."""
-    waiting = {prompt.id: prompt for prompt in prompts}
-    for prompt, completion in engine.generate(prompts):
-        del waiting[prompt.id]
-        yield prompt, completion
+def complete(prompts: Sequence[Prompt], engine: Engine) -> Iterator[tuple[Prompt, Completion | Failure | None]]:
+    """Every prompt once: with what the engine yields for it, at the end those for which it yields nothing."""
+    waiting = {prompt.key: prompt for prompt in prompts}
+    for prompt, outcome in engine.generate(prompts):
+        del waiting[prompt.key]
+        yield prompt, outcome
     for prompt in waiting.values():
         yield prompt, None
 
@@ -316,12 +354,15 @@ def answer_message(answer: Answer, text_format: TextFormat) -> Json:
     return message
 
 
-def grade(bench: Bench, dialogue: Dialogue, *, missing: bool) -> Result:
-    """The graded result of an entry; one that lacks a completion is wrong, and scored as if that were empty."""
+def grade(bench: Bench, dialogue: Dialogue, outcome: Completion | Failure | None) -> Result:
+    """The graded result of an entry; one that lacks a completion is wrong, and scored as if that were empty.
+
+    `outcome` is what its last prompt got.
+    """
     request, answers = dialogue.request, dialogue.answers
     verdict = judge(bench, request.entry, answers)
-    if missing:
-        verdict = as_missing(verdict)
+    if not isinstance(outcome, Completion):
+        verdict = as_missing(verdict, outcome)
     answer = answers[-1]
     return Result(
         id=request.entry.id,
@@ -332,11 +373,12 @@ def grade(bench: Bench, dialogue: Dialogue, *, missing: bool) -> Result:
         error=verdict.error,
         truncated=any(answer.completion.truncated for answer in answers),
         prompt_hash=hash_prompt(request.prompt),
-        completion=None if missing else answer.completion.text,
+        completion=outcome.text if isinstance(outcome, Completion) else None,
         tool_calls=[call.to_json() for call in answer.calls],
         score=verdict.score,
         steps=[answer.completion.text for answer in answers] if len(answers) > 1 else None,
         failure=find_failure(verdict, truncated=answer.completion.truncated),
+        sample=request.prompt.sample,
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from toolrl_cli.benches.base import Bench, Result
 from toolrl_cli.benches.failures import ERROR_TYPES, FailureKind
+from toolrl_cli.benches.samples import Spread, measure_pass, measure_spread
 from toolrl_cli.benches.stats import Interval, wilson
 from toolrl_cli.records import Json
 
@@ -62,7 +63,8 @@ class Errors:
 class Summary:
     """What an evaluation found; all shares lie between 0 and 1 and carry 95% intervals.
 
-    `weights` says how a metric is made of the accuracies of categories, where it is.
+    `weights` says how a metric is made of the accuracies of categories, where it is. With several samples of
+    each entry, `samples` and the metrics `pass@k` tell of all, the rest of the first.
     """
 
     bench: str
@@ -75,29 +77,33 @@ class Summary:
     errors: Errors
     official: Json | None
     notes: tuple[str, ...]
+    samples: Spread | None = None
 
     def to_json(self) -> Json:
-        """The record as JSON values."""
-        return asdict(self)
+        """The record as JSON values; `samples` only where there are several."""
+        return {k: v for k, v in asdict(self).items() if v is not None or k != "samples"}
 
 
 def summarize(bench: Bench, results: Sequence[Result], source: str, seed: int, notes: tuple[str, ...]) -> Summary:
     """Count the results by category and outcome, and add what the bench finds."""
-    findings = bench.summarize(results, seed=seed)
+    first = [result for result in results if not result.sample]
+    several = len(results) > len(first)
+    findings = bench.summarize(first, seed=seed)
     groups: dict[str, list[Result]] = {}
-    for result in results:
+    for result in first:
         groups.setdefault(result.category, []).append(result)
     return Summary(
         bench=bench.name,
         source=source,
-        n=len(results),
-        metrics=findings.metrics,
+        n=len(first),
+        metrics={**findings.metrics, **(measure_pass(results, seed=seed) if several else {})},
         weights=findings.weights,
         categories={category: tally(group) for category, group in groups.items()},
-        outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in results).items())),
+        outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in first).items())),
         errors=list_errors(results),
         official=findings.official,
         notes=notes + findings.notes,
+        samples=measure_spread(results) if several else None,
     )
 
 
@@ -109,7 +115,9 @@ def tally(results: Sequence[Result]) -> Tally:
     failed = Counter(result.failure or FailureKind.OTHER for result in results if not result.correct)
     failures = {failure.value: failed[failure] for failure in FailureKind if failure in failed}
     n = len(results)
-    return Tally(n, correct, wilson(correct, n), kinds["parse"], truncated, kinds["missing"], failures)
+    return Tally(
+        n, correct, wilson(correct, n), kinds["parse"], truncated, kinds["missing"] + kinds["engine"], failures
+    )
 
 
 def list_errors(results: Sequence[Result]) -> Errors:

@@ -13,23 +13,25 @@ from toolrl_cli.records import Completion, Json, Target, expect, expect_each
 
 KINDS = 'either "completion" or "tool_calls", or else "turns" of them'
 
+Key = tuple[str, int]
+
 
 class RecordedEngine:
-    """Answers from recorded completions, one after the other; an entry without one left gets no completion."""
+    """Answers from recorded completions, one after the other; a prompt without one left gets no completion."""
 
-    def __init__(self, completions: Mapping[str, Sequence[Completion]]) -> None:
-        self._left = {id: iter(steps) for id, steps in completions.items()}
+    def __init__(self, completions: Mapping[Key, Sequence[Completion]]) -> None:
+        self._left = {key: iter(steps) for key, steps in completions.items()}
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion]]:
         """Yield each prompt whose completion is recorded."""
         for prompt in prompts:
-            completion = next(self._left.get(prompt.id, iter(())), None)
+            completion = next(self._left.get(prompt.key, iter(())), None)
             if completion is not None:
                 yield prompt, completion
 
 
-def read_predictions(path: Path, text_format: TextFormat) -> dict[str, list[Completion]]:
-    """The completions of a JSONL file by the id of their entry.
+def read_predictions(path: Path, text_format: TextFormat) -> dict[Key, list[Completion]]:
+    """The completions of a JSONL file by the id of their entry and the number of the sample, 0 where a line has none.
 
     A line holds `id` and either `completion` (the model's text, with `truncated` if known) or
     `tool_calls` (`[{"name", "arguments"}]`, with `response` if any), which are put into the text
@@ -37,16 +39,17 @@ def read_predictions(path: Path, text_format: TextFormat) -> dict[str, list[Comp
     turns, each a list of steps that hold one of the two.
 
     Raises:
-        DataError: a line is no prediction, an id occurs twice, or there is none.
+        DataError: a line is no prediction, an id occurs twice with the same sample, or there is none.
     """
-    completions: dict[str, list[Completion]] = {}
+    completions: dict[Key, list[Completion]] = {}
 
     def add(raw: object) -> None:
         record = expect(raw, dict, "prediction")
         entry = expect(record.get("id"), str, "id")
-        if entry in completions:
-            raise DataError(f"id {entry!r} occurs twice")
-        completions[entry] = read_steps(record, text_format)
+        key = entry, expect(record.get("sample", 0), int, "sample")
+        if key in completions:
+            raise DataError(f"id {entry!r} occurs twice" + (f" with sample {key[1]}" if "sample" in record else ""))
+        completions[key] = read_steps(record, text_format)
 
     for _ in read_records(path, add):
         pass

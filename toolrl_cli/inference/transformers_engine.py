@@ -1,4 +1,4 @@
-"""Greedy completions from a local model through transformers."""
+"""Completions of a local model through transformers."""
 
 from __future__ import annotations
 
@@ -8,42 +8,50 @@ from typing import Any
 from jinja2 import TemplateError
 
 from toolrl_cli.errors import DataError, first_line
-from toolrl_cli.inference.base import Prompt
+from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.records import Completion, Json
+
+SHORTEST_SHARED = 32
+"""Tokens of a common beginning from which on one forward for it alone is worth its overhead."""
 
 
 class TransformersEngine:
-    """Decodes greedily in batches of prompts of similar length.
+    """Decodes batches of prompts of similar length; a beginning that all of a batch share is computed once.
 
     Args:
         model: a causal language model in evaluation mode.
         tokenizer: its tokenizer, with a chat template.
-        max_new_tokens: the longest completion, in tokens.
+        sampling: how completions are drawn.
         batch_size: prompts in one batch.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_new_tokens: int, batch_size: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, sampling: Sampling, *, batch_size: int) -> None:
+        from toolrl_cli.inference.shared_prefix import supports_shared_prefix
+
         self._model = model
         self._tokenizer = tokenizer
-        self._max_new_tokens = max_new_tokens
+        self._sampling = sampling
         self._batch_size = batch_size
+        self._shares = supports_shared_prefix(model)
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion]]:
         """Yield each prompt with its completion, the longest prompts first so that memory peaks early."""
-        tokens = {prompt.id: tokenize_prompt(self._tokenizer, prompt.messages, prompt.tools) for prompt in prompts}
-        ordered = sorted(prompts, key=lambda prompt: -len(tokens[prompt.id]))
-        for start in range(0, len(ordered), self._batch_size):
-            batch = ordered[start : start + self._batch_size]
-            yield from zip(batch, self._complete([tokens[prompt.id] for prompt in batch]), strict=True)
+        requests = [(tokenize_prompt(self._tokenizer, prompt.messages, prompt.tools), prompt) for prompt in prompts]
+        # Prompts of one length stand in the order of their tokens, so that equal ones share a batch.
+        requests.sort(key=lambda request: (-len(request[0]), request[0]))
+        for start in range(0, len(requests), self._batch_size):
+            rows, batch = zip(*requests[start : start + self._batch_size], strict=True)
+            yield from zip(batch, self._complete(rows, batch), strict=True)
 
-    def _complete(self, batch: list[list[int]]) -> list[Completion]:
+    def _complete(self, rows: Sequence[list[int]], batch: Sequence[Prompt]) -> list[Completion]:
         import torch
 
-        inputs = self._tokenizer.pad({"input_ids": batch}, padding_side="left", return_tensors="pt")
         with torch.inference_mode():
+            inputs = self._prepare(rows)
             output = self._model.generate(
-                **inputs.to(self._model.device),
-                max_new_tokens=self._max_new_tokens,
+                **inputs,
+                logits_processor=self._noise(batch),
+                max_new_tokens=self._sampling.max_new_tokens,
                 do_sample=False,
                 temperature=None,
                 top_p=None,
@@ -52,6 +60,36 @@ class TransformersEngine:
             )
         new = output[:, inputs["input_ids"].shape[1] :]
         return [self._decode(row.tolist()) for row in new]
+
+    def _prepare(self, rows: Sequence[list[int]]) -> Json:
+        """Token ids and mask; where the rows share a beginning it stands before the padding, with its cache."""
+        import torch
+
+        from toolrl_cli.inference.shared_prefix import common_length, prefill_common
+
+        shared = common_length(rows) if self._shares and len(rows) > 1 else 0
+        if shared < SHORTEST_SHARED:
+            return dict(self._pad(rows))
+        rest = self._pad([row[shared:] for row in rows])
+        prefix = torch.tensor(rows[0][:shared], device=self._model.device).expand(len(rows), -1)
+        return {
+            "input_ids": torch.cat([prefix, rest["input_ids"]], dim=1),
+            "attention_mask": torch.cat([torch.ones_like(prefix), rest["attention_mask"]], dim=1),
+            "past_key_values": prefill_common(self._model, rows[0][:shared], len(rows)),
+        }
+
+    def _pad(self, rows: Sequence[list[int]]) -> Any:
+        padded = self._tokenizer.pad({"input_ids": list(rows)}, padding_side="left", return_tensors="pt")
+        return padded.to(self._model.device)
+
+    def _noise(self, batch: Sequence[Prompt]) -> list[Any]:
+        """What makes greedy decoding draw; nothing at temperature 0."""
+        from toolrl_cli.inference.drawing import GumbelNoise
+
+        if not self._sampling.temperature:
+            return []
+        seeds = [self._sampling.seed_of(prompt) for prompt in batch]
+        return [GumbelNoise(self._sampling.temperature, seeds, self._model.device)]
 
     def _decode(self, ids: list[int]) -> Completion:
         """A row ends with a stop token, then padding; without one it ran into the limit."""

@@ -10,19 +10,18 @@ of stock TRL up to the order of floating-point sums.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import signature
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 from trl import GRPOTrainer
+
+from toolrl_cli.inference.shared_prefix import causal_model, supports_shared_prefix
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     LogProbabilities = tuple[Tensor, Tensor | None, Tensor | None]
     MicroBatch = dict[str, Any]
@@ -106,19 +105,6 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         """Data-parallel wrappers expect one forward a backward, so sharing is for one process, and for text alone."""
         alone = self.accelerator.distributed_type == "NO" and not self._is_vlm
         return alone and supports_shared_prefix(self.accelerator.unwrap_model(self.model))
-
-
-def supports_shared_prefix(model: PreTrainedModel) -> bool:
-    """Whether every layer keeps all keys and values of the prefix: no sliding window, no recurrent state."""
-    inner = causal_model(model)
-    inputs = signature(inner.base_model.forward).parameters.keys()
-    layers = DynamicCache(config=inner.config).layers
-    return {"past_key_values", "position_ids"} <= inputs and all(type(layer) is DynamicLayer for layer in layers)
-
-
-def causal_model(model: Any) -> PreTrainedModel:
-    """The causal language model inside its LoRA wrapper, if there is one."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def gather_groups(micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:

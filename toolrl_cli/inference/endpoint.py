@@ -1,0 +1,409 @@
+"""Completions from any server with OpenAI's chat completions: many requests at a time, each tried until it counts."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPMessage, HTTPResponse
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import IO
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from toolrl_cli import __version__
+from toolrl_cli.errors import ConfigError, DataError, FormatError, SetupError
+from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.inference.base import Failure, Prompt, Sampling
+from toolrl_cli.jsonl import dump_json, load_json
+from toolrl_cli.records import Completion, Json, Target, ToolCall, expect, expect_each, expect_optional_text
+
+KEYS = ("TOOLRL_API_KEY", "OPENAI_API_KEY")
+"""Environment variables that may hold the key of the server; the first that is set counts."""
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries of a request, at most, unless the server asks for more."""
+LONGEST_RETRY_AFTER = 600.0
+"""Seconds that a server may make us wait."""
+REFUSALS = (400, 413, 422)
+"""Statuses by which a server refuses one request: too long a prompt, say. Other ones from 300 to 499 end the run."""
+BUSY = (408, 409, 425, 429)
+"""Statuses below 500 after which the same request may succeed."""
+MOST_FAILURES = 20
+"""So many failures in a row are no longer about single prompts."""
+NOT_ALLOWED = re.compile(r"[^a-zA-Z0-9_-]")
+"""What OpenAI takes in no function name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server, the name of the model there, and how patiently it is asked.
+
+    `concurrency` requests run at a time. A request that fails is repeated up to `retries` times, after
+    a pause of `pause` seconds that doubles each time; `timeout` is in seconds, for one try.
+    """
+
+    url: str
+    model: str
+    concurrency: int = 8
+    retries: int = 5
+    timeout: float = 600.0
+    pause: float = 1.0
+
+
+class TryAgain(Exception):
+    """A request that may succeed later; `after` is what the server says, in seconds."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Refused(Exception):
+    """A request that the server takes as wrong; `final` when all others will be, too."""
+
+    def __init__(self, reason: str, *, final: bool) -> None:
+        super().__init__(reason)
+        self.final = final
+
+
+class EndpointEngine:
+    """Asks a server for each prompt, and yields the completions as they come.
+
+    A prompt whose tries are used up, or which the server refuses, becomes a `Failure`. Failures wait for
+    the next completion: when `MOST_FAILURES` come in a row the server is at fault, and the run ends
+    without them.
+
+    Args:
+        endpoint: the server; the key comes from the environment, see `KEYS`.
+        sampling: how completions are drawn; the server gets a seed for each when the temperature is above 0.
+        native: the format in which the server's tool calls are written as text; None reads its text as it is.
+
+    Raises:
+        ConfigError: the URL is none of http or https, or the key is no plain text.
+    """
+
+    def __init__(self, endpoint: Endpoint, sampling: Sampling, native: TextFormat | None = None) -> None:
+        self._endpoint = endpoint
+        self._sampling = sampling
+        self._native = native
+        self._url = completions_url(endpoint.url)
+        self._key = read_key(os.environ)
+        self._opener = build_opener(NoRedirect)
+        self._reached = False
+        self._answered = False
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion | Failure]]:
+        """Yield each prompt with its completion or failure as soon as it is known.
+
+        Raises:
+            SetupError: the server cannot be reached, refuses the key or the model, or fails on end.
+        """
+        held: list[tuple[Prompt, Failure]] = []
+        for prompt, outcome in self._ask_all(prompts):
+            if isinstance(outcome, Failure):
+                held.append((prompt, outcome))
+                if len(held) == MOST_FAILURES:
+                    raise self._broken(f"{MOST_FAILURES} requests in a row got no answer, the last: {outcome.reason}")
+                continue
+            self._answered = True
+            yield from held
+            held.clear()
+            yield prompt, outcome
+        if held and not self._answered and all(failure.refused for _, failure in held):
+            raise self._broken(held[-1][1].reason)
+        yield from held
+
+    def _ask_all(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion | Failure]]:
+        """Each prompt once; the threads are daemons, so that Ctrl-C need not wait for an answer."""
+        waiting, stop = deque(prompts), Event()
+        done: SimpleQueue[tuple[Prompt, Completion | Failure | Exception]] = SimpleQueue()
+        for _ in range(min(self._endpoint.concurrency, len(prompts))):
+            Thread(target=self._work, args=(waiting, done, stop), daemon=True).start()
+        try:
+            for _ in prompts:
+                prompt, outcome = done.get()
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield prompt, outcome
+        finally:
+            stop.set()
+
+    def _work(
+        self,
+        waiting: deque[Prompt],
+        done: SimpleQueue[tuple[Prompt, Completion | Failure | Exception]],
+        stop: Event,
+    ) -> None:
+        """Take prompts until there are none; an error that ends the run is handed to the reader."""
+        while not stop.is_set():
+            try:
+                prompt = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                done.put((prompt, self._ask(prompt, stop)))
+            except Exception as error:  # the reader raises it
+                stop.set()
+                done.put((prompt, error))
+
+    def _ask(self, prompt: Prompt, stop: Event) -> Completion | Failure:
+        """The completion of a prompt, after as many tries as it takes and is allowed.
+
+        Raises:
+            SetupError: the server will answer no prompt.
+        """
+        body, reason = dump_json(self._request(prompt)).encode(), ""
+        for attempt in range(self._endpoint.retries + 1):
+            try:
+                return read_reply(self._post(body), prompt, self._native)
+            except TryAgain as again:
+                reason, after = str(again), again.after
+            except Refused as refusal:
+                if refusal.final:
+                    raise self._broken(str(refusal)) from refusal
+                return Failure(str(refusal), refused=True)
+            if attempt < self._endpoint.retries and stop.wait(self._pause(attempt, after)):
+                break
+        tries = self._endpoint.retries + 1
+        return Failure(f"{reason} (tried {tries} times)" if tries > 1 else reason)
+
+    def _pause(self, attempt: int, after: float) -> float:
+        """Seconds before the next try: doubling, at random by a half so that requests spread, or what the server says.
+
+        What is random here decides no result.
+        """
+        doubling: float = min(LONGEST_PAUSE, self._endpoint.pause * 2**attempt) * random.uniform(0.5, 1.0)
+        return max(doubling, min(after, LONGEST_RETRY_AFTER))
+
+    def _request(self, prompt: Prompt) -> Json:
+        sampling = self._sampling
+        names = safe_names(prompt.tools or ()) if self._native else {}
+        request: Json = {
+            "model": self._endpoint.model,
+            "messages": [to_wire(message, names) for message in number_calls(prompt.messages)],
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+        }
+        if sampling.temperature:
+            request |= {"top_p": 1.0, "seed": sampling.seed_of(prompt)}
+        if prompt.tools:
+            request["tools"] = [rename_tool(tool, names) for tool in prompt.tools]
+            # "none" shows the tools to the model and leaves its text alone.
+            request["tool_choice"] = "auto" if self._native else "none"
+        return request
+
+    def _post(self, body: bytes) -> Json:
+        """One try.
+
+        Raises:
+            TryAgain: there was no answer, or none that can be read.
+            Refused: the server takes the request as wrong.
+        """
+        headers = {"Content-Type": "application/json", "User-Agent": f"toolrl/{__version__}"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        try:
+            request = Request(self._url, body, headers)
+            with self._opener.open(request, timeout=self._endpoint.timeout) as response:
+                self._reached = True
+                content = read_body(response, time.monotonic() + self._endpoint.timeout)
+        except HTTPError as error:
+            self._reached = True
+            raise self._judge(error) from error
+        except (OSError, HTTPException) as error:
+            cause = error.reason if isinstance(error, URLError) else error
+            hopeless = isinstance(cause, ConnectionRefusedError | socket.gaierror | ssl.SSLCertVerificationError)
+            if hopeless and not self._reached:
+                raise Refused(f"cannot be reached: {explain(cause)}; is the server running?", final=True) from error
+            raise TryAgain(explain(cause)) from error
+        try:
+            return expect(load_json(content), dict, "the answer")
+        except (ValueError, DataError) as error:
+            kind = response.headers.get_content_type()
+            raise TryAgain(f"the answer is no JSON object ({len(content)} bytes of {kind})") from error
+
+    def _judge(self, error: HTTPError) -> TryAgain | Refused:
+        """What a status means for the request."""
+        said = self._hide_key(f"status {error.code}: {read_message(error)}")
+        if error.code >= 500 or error.code in BUSY:
+            return TryAgain(said, read_retry_after(error.headers))
+        return Refused(said, final=error.code not in REFUSALS)
+
+    def _hide_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+    def _broken(self, reason: str) -> SetupError:
+        return SetupError(
+            f"{self._url}: {reason}; check --endpoint, --served-model and {KEYS[0]}, then continue with --resume"
+        )
+
+
+class NoRedirect(HTTPRedirectHandler):
+    """Follows no redirect: it would turn a POST into a GET, and take the key to another host."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> None:
+        """Nothing, which makes the redirect an `HTTPError`."""
+
+
+def completions_url(url: str) -> str:
+    """Where chat completions are: a URL without a path gets `/v1`, as servers have it.
+
+    Raises:
+        ConfigError: it is no http URL, or holds a user, a query or a fragment, which are no place for a key.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ConfigError(f"--endpoint: not http(s)://host[:port][/path]; give the key in {KEYS[0]}")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"--endpoint {url.partition('?')[0]}: leave out what follows ? or #; give a key in {KEYS[0]}")
+    path = (parts.path.rstrip("/") or "/v1").removesuffix("/chat/completions")
+    return f"{parts.scheme}://{parts.netloc}{path}/chat/completions"
+
+
+def read_key(environment: Mapping[str, str]) -> str | None:
+    """The server's key; raise `ConfigError` when it cannot stand in a header."""
+    name = next((name for name in KEYS if environment.get(name, "").strip()), None)
+    if name is None:
+        return None
+    key = environment[name].strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{name}: holds other characters than printable ASCII; set the key alone")
+    return key
+
+
+def read_body(response: HTTPResponse, deadline: float) -> bytes:
+    """The body of an answer; raise `TimeoutError` when it goes on past a moment of the monotonic clock."""
+    parts = []
+    while part := response.read1(1 << 16):
+        parts.append(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError("timed out")
+    return b"".join(parts)
+
+
+def read_message(error: HTTPError) -> str:
+    """What a server says of a failed request: its JSON's message, else its first words."""
+    try:
+        content = error.read(1 << 16)
+    except (OSError, HTTPException):
+        content = b""
+    try:
+        raw = load_json(content)
+        raw = raw.get("error", raw)
+        said = raw if isinstance(raw, str) else raw.get("message") or raw.get("detail")
+    except (ValueError, AttributeError):
+        said = content.decode(errors="replace")
+    return " ".join(str(said or error.reason).split())[:300]
+
+
+def read_retry_after(headers: Message) -> float:
+    """Seconds that a server asks us to wait, given as a number or a date; 0 when it does not."""
+    value = headers.get("Retry-After", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def explain(error: object) -> str:
+    """A failed connection in words."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def read_reply(reply: Json, prompt: Prompt, native: TextFormat | None) -> Completion:
+    """The completion of an answer; raise `TryAgain` when it holds none."""
+    if reply.get("error"):
+        raise TryAgain(f"the answer is an error: {dump_json(reply['error'])[:300]}")
+    try:
+        choice = expect_each(reply.get("choices"), dict, "choices")[0]
+        message = expect(choice.get("message"), dict, "message")
+        content = expect_optional_text(message, "content") or ""
+    except (DataError, IndexError) as error:
+        raise TryAgain(f"the answer holds no message ({error})") from error
+    text = content if native is None else write_native(message, content, prompt, native)
+    return Completion(text, truncated=choice.get("finish_reason") == "length")
+
+
+def write_native(message: Json, content: str, prompt: Prompt, text_format: TextFormat) -> str:
+    """A native answer as a model would have written it in the format; calls that are none stay unreadable in it."""
+    raw = message.get("tool_calls") or []
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    names = {safe: name for name, safe in safe_names(prompt.tools or ()).items()}
+    try:
+        calls = tuple(read_native_call(call, names) for call in expect_each(raw, dict, "tool_calls"))
+        target = Target(thought if isinstance(thought, str) else None, calls, content or (None if calls else ""))
+        return text_format.render_target(target)
+    except (DataError, FormatError):
+        return f"{content}<tool_call>\n{dump_json(raw)}\n</tool_call>" if raw else content
+
+
+def read_native_call(raw: Json, names: Mapping[str, str]) -> ToolCall:
+    """A call of the wire, whose arguments are JSON in a string; raise `DataError` when it is none."""
+    function = expect(raw.get("function"), dict, "function")
+    arguments = function.get("arguments")
+    try:
+        arguments = load_json(arguments or "{}") if isinstance(arguments, str) else arguments
+    except ValueError as error:
+        raise DataError("arguments are no JSON") from error
+    name = expect(function.get("name"), str, "name")
+    return ToolCall.from_json({"name": names.get(name, name), "arguments": arguments})
+
+
+def safe_names(tools: Sequence[Json]) -> dict[str, str]:
+    """For each tool whose name OpenAI does not take, one that it takes, unless that is another tool's."""
+    names = [tool["function"]["name"] for tool in tools]
+    safe = {name: NOT_ALLOWED.sub("_", name) for name in names if NOT_ALLOWED.search(name)}
+    taken = [*safe.values(), *names]
+    return {name: new for name, new in safe.items() if taken.count(new) == 1}
+
+
+def rename_tool(tool: Json, names: Mapping[str, str]) -> Json:
+    """A tool under its new name, if it has one."""
+    function = tool["function"]
+    return {**tool, "function": {**function, "name": names.get(function["name"], function["name"])}}
+
+
+def number_calls(messages: Sequence[Json]) -> Iterator[Json]:
+    """Messages whose calls have ids, and whose tool results, in the order of the calls, name them."""
+    open_calls: deque[str] = deque()
+    count = 0
+    for message in messages:
+        if calls := message.get("tool_calls"):
+            ids = [call.get("id") or f"call_{count + i}" for i, call in enumerate(calls)]
+            open_calls, count = deque(ids), count + len(calls)
+            message = {**message, "tool_calls": [{**c, "id": id} for c, id in zip(calls, ids, strict=True)]}
+        elif message["role"] == "tool" and "tool_call_id" not in message and open_calls:
+            message = {**message, "tool_call_id": open_calls.popleft()}
+        yield message
+
+
+def to_wire(message: Json, names: Mapping[str, str]) -> Json:
+    """A message as OpenAI's API takes it: the arguments of calls are JSON in a string."""
+    if not message.get("tool_calls"):
+        return message
+
+    def convert(call: Json) -> Json:
+        function = call["function"]
+        name, arguments = function["name"], function["arguments"]
+        text = arguments if isinstance(arguments, str) else dump_json(arguments)
+        return {**call, "function": {**function, "name": names.get(name, name), "arguments": text}}
+
+    return {**message, "tool_calls": [convert(call) for call in message["tool_calls"]]}

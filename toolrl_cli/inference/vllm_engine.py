@@ -1,0 +1,100 @@
+"""Completions of a local model through vLLM without a server: the token ids that every local engine is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolrl_cli.errors import DataError, SetupError, first_line
+from toolrl_cli.inference.base import Prompt, Sampling
+from toolrl_cli.inference.transformers_engine import tokenize_prompt
+from toolrl_cli.jsonl import read_json
+from toolrl_cli.records import Completion, Json, expect
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM has room for."""
+CHUNK = 256
+"""Prompts handed to vLLM at a time, which returns when all are done: what a kill can cost."""
+
+
+class VllmEngine:
+    """Lets vLLM schedule the prompts, some hundred at a time.
+
+    Args:
+        llm: a `vllm.LLM`.
+        tokenizer: the model's, with a chat template.
+        sampling: how completions are drawn.
+        adapter: a folder with a LoRA adapter on top of the model, or None.
+    """
+
+    def __init__(self, llm: Any, tokenizer: Any, sampling: Sampling, adapter: Path | None = None) -> None:
+        self._llm = llm
+        self._tokenizer = tokenizer
+        self._sampling = sampling
+        self._adapter = adapter
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion]]:
+        """Yield each prompt with its completion, in order."""
+        for start in range(0, len(prompts), CHUNK):
+            chunk = prompts[start : start + CHUNK]
+            yield from zip(chunk, self._complete(chunk), strict=True)
+
+    def _complete(self, chunk: Sequence[Prompt]) -> list[Completion]:
+        from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
+
+        lora = LoRARequest("adapter", 1, str(self._adapter.resolve())) if self._adapter else None
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": tokenize_prompt(self._tokenizer, p.messages, p.tools)} for p in chunk],
+            [SamplingParams(**sampling_arguments(self._sampling, prompt)) for prompt in chunk],
+            lora_request=lora,
+            use_tqdm=False,
+        )
+        return [Completion(o.outputs[0].text, truncated=o.outputs[0].finish_reason == "length") for o in outputs]
+
+
+def load_llm(base: Path, adapter: Path | None) -> Any:
+    """A `vllm.LLM` of a folder with weights, with room for the adapter.
+
+    Raises:
+        DataError: the adapter's configuration names no rank that vLLM has room for.
+        SetupError: vLLM is not installed, or cannot load the model.
+    """
+    arguments = llm_arguments(base, adapter)
+    try:
+        from vllm import LLM
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "vllm":
+            raise
+        raise SetupError(
+            "vllm is not installed; run: python -m pip install vllm, or leave out --engine vllm, "
+            "or serve the model elsewhere and give --endpoint"
+        ) from error
+    try:
+        return LLM(**arguments)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SetupError(f"{base}: vLLM cannot load it ({first_line(error)})") from error
+
+
+def llm_arguments(base: Path, adapter: Path | None) -> Json:
+    """What `vllm.LLM` is given; raise `DataError` as `load_llm`."""
+    if adapter is None:
+        return {"model": str(base)}
+    return {"model": str(base), "enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(adapter)}
+
+
+def room_for(adapter: Path) -> int:
+    """The smallest rank of vLLM that holds an adapter's; raise `DataError` when there is none."""
+    path = adapter / "adapter_config.json"
+    rank = expect(expect(read_json(path), dict, f"{path}").get("r"), int, f"{path}: r")
+    fitting = [size for size in RANKS if size >= rank]
+    if not fitting:
+        raise DataError(f"{path}: rank {rank} is above vLLM's {RANKS[-1]}; leave out --engine vllm")
+    return fitting[0]
+
+
+def sampling_arguments(sampling: Sampling, prompt: Prompt) -> Json:
+    """What `vllm.SamplingParams` is given for a prompt."""
+    fixed: Json = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
+    return {**fixed, "seed": sampling.seed_of(prompt)} if sampling.temperature else fixed
