@@ -102,6 +102,7 @@ def prepare_folder(folder: Path) -> None:
     """What the lines read: the sample data, rows of it, and scored completions, most of them good."""
     shutil.copytree(ROOT / "data_samples", folder / "data_samples")
     shutil.copy(ROOT / "data_samples" / "train-xlam.jsonl", folder / "rows.jsonl")
+    shutil.copy(ROOT / "data_samples" / "train-toolrl.jsonl", folder / "rlla_sft.json")
     target = {"thought": "t", "tool_calls": [{"name": "f", "arguments": {}}], "response": None}
     texts = [GOLD] * 9 + ["<tool_call>f()</tool_call>"]
     rows = "".join(json.dumps({"id": "1", "completion": text, "target": target}) + "\n" for text in texts)

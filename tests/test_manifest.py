@@ -60,7 +60,6 @@ def test_a_manifest_is_written_and_read_whole(tmp_path: Path) -> None:
         "finished": False,
         "versions": {"toolrl": "0.1.0"},
         "git_commit": "abc",
-        "rescored": None,
     }
     assert read_manifest(tmp_path) == MANIFEST
 

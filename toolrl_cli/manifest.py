@@ -47,8 +47,8 @@ class Manifest:
         return cls(command, config, **known, versions=installed_versions(), git_commit=git_commit())
 
     def write(self, folder: Path) -> None:
-        """Write `manifest.json` atomically."""
-        write_json(folder / FILE_NAME, asdict(self))
+        """Write `manifest.json` atomically, with `rescored` only where there is any."""
+        write_json(folder / FILE_NAME, {k: v for k, v in asdict(self).items() if v is not None or k != "rescored"})
 
 
 def read_manifest(folder: Path) -> Manifest:
