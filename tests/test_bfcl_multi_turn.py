@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from toolrl_cli.benches.bfcl.calls import find_danger
 from toolrl_cli.benches.bfcl.editions import EDITIONS, V3, V4, Edition
 from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.evaluation import EvalConfig, evaluate
+from toolrl_cli.formats import find_format
 from toolrl_cli.inference.base import Prompt
-from toolrl_cli.inference.predictions import RecordedEngine
+from toolrl_cli.inference.predictions import RecordedEngine, read_predictions
 from toolrl_cli.records import Completion, Json, Outcome, ToolCall
 
 pytestmark = pytest.mark.slow
@@ -299,6 +301,37 @@ def test_the_model_sees_what_came_before(tmp_path: Path) -> None:
     assert second == f'{first}\n\n{line}\n<obs> {{"current_working_directory": "document"}} </obs>'
     assert third.startswith(f"{second}\n\n<think> t </think>\n<response> ok </response>\n\n<user> Perform a detailed")
     assert summary.categories["multi_turn_base"].no_prediction == 1
+
+
+class InterruptedEngine(RecordedEngine):
+    """Recorded answers until Ctrl-C."""
+
+    def __init__(self, completions: dict[str, list[Completion]], limit: int) -> None:
+        super().__init__(completions)
+        self.limit = limit
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion]]:
+        for answered in super().generate(prompts):
+            self.limit -= 1
+            if self.limit < 0:
+                raise KeyboardInterrupt
+            yield answered
+
+
+def test_an_interrupted_run_resumes_to_the_same_summary(tmp_path: Path, rollouts: Rollouts) -> None:
+    ids = tuple(f"multi_turn_base_{i}" for i in range(6))
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"id": id, "turns": rollouts.gold[id]}) + "\n" for id in ids), "utf-8")
+    completions = read_predictions(path, find_format("toolrl"))
+    whole = EvalConfig(bench="bfcl", output=tmp_path / "whole", model="m", ids=ids)
+    broken = replace(whole, output=tmp_path / "broken")
+    expected = evaluate(whole, engine=RecordedEngine(completions))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(broken, engine=InterruptedEngine(completions, 40))
+    finished = (tmp_path / "broken" / "results.jsonl").read_text("utf-8").count("\n")
+    assert 0 < finished < 6
+    assert evaluate(replace(broken, resume=True), engine=RecordedEngine(completions)) == expected
+    assert expected.metrics["accuracy"].value == 1.0
 
 
 def test_recorded_dialogues_are_graded_on_the_command_line(tmp_path: Path, rollouts: Rollouts) -> None:
