@@ -157,6 +157,18 @@ def test_where_all_prompts_are_refused_the_request_itself_is_wrong() -> None:
         list(build(server).generate(prompts(3)))
 
 
+def test_prompts_that_are_all_too_long_are_no_fault_of_the_server() -> None:
+    """More in a row than a server may fail; it is asked a short question, once, and then taken to be well."""
+
+    def respond(request: Json, earlier: int) -> Act:
+        return say("Hello") if request["messages"][0]["content"] == "Hi" else refuse(400, "too long")
+
+    with serve(respond) as server:
+        results = list(build(server).generate(prompts(2 * MOST_FAILURES)))
+    assert {outcome for _, outcome in results} == {Failure("status 400: too long", refused=True)}
+    assert (len(results), server.asked().count("Hi")) == (2 * MOST_FAILURES, 1)
+
+
 def test_a_server_that_is_not_there_is_said_at_once() -> None:
     with serve(lambda request, earlier: say("x")) as server:
         pass
@@ -239,7 +251,16 @@ def test_a_url_may_end_where_people_end_it(url: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["h:8000", "file:///etc/passwd", "http://", "http://u:p@h/v1", "http://h/v1?key=s3cret"]
+    "url",
+    [
+        "h:8000",
+        "http://h:x/v1",
+        "http://[h/v1",
+        "file:///etc/passwd",
+        "http://",
+        "http://u:p@h/v1",
+        "http://h/v1?key=s3cret",
+    ],
 )
 def test_other_urls_are_refused_without_showing_a_secret(url: str) -> None:
     with pytest.raises(ConfigError, match="TOOLRL_API_KEY") as raised:

@@ -40,6 +40,8 @@ BUSY = (408, 409, 425, 429)
 """Statuses below 500 after which the same request may succeed."""
 MOST_FAILURES = 20
 """So many failures in a row are no longer about single prompts."""
+QUESTION = Prompt("", ({"role": "user", "content": "Hi"},))
+"""What every server answers that answers at all."""
 NOT_ALLOWED = re.compile(r"[^a-zA-Z0-9_-]")
 """What OpenAI takes in no function name."""
 
@@ -80,8 +82,8 @@ class EndpointEngine:
     """Asks a server for each prompt, and yields the completions as they come.
 
     A prompt whose tries are used up, or which the server refuses, becomes a `Failure`. Failures wait for
-    the next completion: when `MOST_FAILURES` come in a row the server is at fault, and the run ends
-    without them.
+    the next completion: when the server turns out to be at fault the run ends without them. That is so after
+    `MOST_FAILURES` in a row, or when it refuses every prompt, and a short question as well.
 
     Args:
         endpoint: the server; the key comes from the environment, see `KEYS`.
@@ -108,20 +110,33 @@ class EndpointEngine:
         Raises:
             SetupError: the server cannot be reached, refuses the key or the model, or fails on end.
         """
-        held: list[tuple[Prompt, Failure]] = []
+        held: list[tuple[Prompt, Completion | Failure]] = []
         for prompt, outcome in self._ask_all(prompts):
-            if isinstance(outcome, Failure):
-                held.append((prompt, outcome))
-                if len(held) == MOST_FAILURES:
-                    raise self._broken(f"{MOST_FAILURES} requests in a row got no answer, the last: {outcome.reason}")
+            held.append((prompt, outcome))
+            if isinstance(outcome, Completion):
+                self._answered = True
+            elif not self._excuses(held):
                 continue
-            self._answered = True
             yield from held
             held.clear()
-            yield prompt, outcome
-        if held and not self._answered and all(failure.refused for _, failure in held):
-            raise self._broken(held[-1][1].reason)
+        self._excuses(held, last=True)
         yield from held
+
+    def _excuses(self, held: Sequence[tuple[Prompt, object]], *, last: bool = False) -> bool:
+        """Whether failures in a row are known to be the prompts' own; after the last one the benefit of doubt is theirs.
+
+        Raises:
+            SetupError: they are the server's.
+        """
+        failures = [outcome for _, outcome in held if isinstance(outcome, Failure)]
+        refused = [failure for failure in failures if failure.refused]
+        if len(failures) - len(refused) >= MOST_FAILURES:
+            raise self._broken(f"{MOST_FAILURES} requests in a row got no answer, the last: {failures[-1].reason}")
+        if refused and not self._answered and (last or len(failures) >= MOST_FAILURES):
+            if isinstance(self._ask(QUESTION, Event()), Failure):
+                raise self._broken(refused[-1].reason)
+            self._answered = True
+        return self._answered and failures == refused
 
     def _ask_all(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion | Failure]]:
         """Each prompt once; the threads are daemons, so that Ctrl-C need not wait for an answer."""
@@ -171,10 +186,10 @@ class EndpointEngine:
             except Refused as refusal:
                 if refusal.final:
                     raise self._broken(str(refusal)) from refusal
-                return Failure(str(refusal), refused=True)
+                return Failure(self._hide_key(str(refusal)), refused=True)
             if attempt < self._endpoint.retries and stop.wait(self._pause(attempt, after)):
                 break
-        tries = self._endpoint.retries + 1
+        tries, reason = self._endpoint.retries + 1, self._hide_key(reason)
         return Failure(f"{reason} (tried {tries} times)" if tries > 1 else reason)
 
     def _pause(self, attempt: int, after: float) -> float:
@@ -234,7 +249,7 @@ class EndpointEngine:
 
     def _judge(self, error: HTTPError) -> TryAgain | Refused:
         """What a status means for the request."""
-        said = self._hide_key(f"status {error.code}: {read_message(error)}")
+        said = f"status {error.code}: {read_message(error)}"
         if error.code >= 500 or error.code in BUSY:
             return TryAgain(said, read_retry_after(error.headers))
         return Refused(said, final=error.code not in REFUSALS)
@@ -244,7 +259,8 @@ class EndpointEngine:
 
     def _broken(self, reason: str) -> SetupError:
         return SetupError(
-            f"{self._url}: {reason}; check --endpoint, --served-model and {KEYS[0]}, then continue with --resume"
+            f"{self._url}: {self._hide_key(reason)}; "
+            f"check --endpoint, --served-model and {KEYS[0]}, then continue with --resume"
         )
 
 
@@ -263,9 +279,14 @@ def completions_url(url: str) -> str:
     Raises:
         ConfigError: it is no http URL, or holds a user, a query or a fragment, which are no place for a key.
     """
-    parts = urlsplit(url)
+    malformed = ConfigError(f"--endpoint: not http(s)://host[:port][/path]; give the key in {KEYS[0]}")
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018
+    except ValueError:
+        raise malformed from None
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ConfigError(f"--endpoint: not http(s)://host[:port][/path]; give the key in {KEYS[0]}")
+        raise malformed
     if parts.query or parts.fragment:
         raise ConfigError(f"--endpoint {url.partition('?')[0]}: leave out what follows ? or #; give a key in {KEYS[0]}")
     path = (parts.path.rstrip("/") or "/v1").removesuffix("/chat/completions")
@@ -296,7 +317,8 @@ def read_body(response: HTTPResponse, deadline: float) -> bytes:
 def read_message(error: HTTPError) -> str:
     """What a server says of a failed request: its JSON's message, else its first words."""
     try:
-        content = error.read(1 << 16)
+        with error:
+            content = error.read(1 << 16)
     except (OSError, HTTPException):
         content = b""
     try:
