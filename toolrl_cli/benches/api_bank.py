@@ -20,11 +20,12 @@ from toolrl_cli.benches.base import (
     Verdict,
     data_of,
 )
+from toolrl_cli.benches.failures import compare_calls
 from toolrl_cli.benches.stats import wilson
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.toolrl import ToolrlFormat
-from toolrl_cli.jsonl import Line, load_json
+from toolrl_cli.jsonl import Line, dump_json, load_json
 from toolrl_cli.reading import data_stem, find_files, is_hub, read_chunks
 from toolrl_cli.records import Outcome, ToolCall
 from toolrl_cli.sources.api_bank import CATALOGUE, ApiBankSource
@@ -89,7 +90,13 @@ class ApiBankBench(SingleTurn):
             return Verdict(soft, outcome, "parse", answer.error, score)
         if soft:
             return Verdict(True, Outcome.EXACT if exact else Outcome.PARTIAL, score=score)
-        return Verdict(False, *explain_wrong(answer, gold), score)
+        named = [call for call in answer.calls if call.name == gold.name]
+        failure = compare_calls([gold], named[:1]) if named else None
+        return Verdict(False, *explain_wrong(answer, gold), score, failure)
+
+    def gold(self, entry: Entry) -> str:
+        """The gold call as JSON."""
+        return dump_json(entry.payload.to_json())
 
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """The share of soft and of exact matches."""

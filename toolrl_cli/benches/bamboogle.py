@@ -121,6 +121,11 @@ class BamboogleBench:
         wrong = None if correct else f"{answer[:80]!r} is not {question.answer!r}"
         return Verdict(correct, outcome, "parse" if last.error else error_type, last.error or wrong, score)
 
+    def gold(self, entry: Entry) -> str:
+        """The answer."""
+        answer: str = entry.payload.answer
+        return answer
+
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """Accuracy, and the means of the score."""
         metrics = {"accuracy": wilson(sum(result.correct for result in results), len(results))}

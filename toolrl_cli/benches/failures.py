@@ -43,6 +43,7 @@ BY_ERROR_TYPE = {
     "unsafe_call": FailureKind.MALFORMED,
     "wrong_count": FailureKind.WRONG_COUNT,
     "wrong_func_name": FailureKind.WRONG_TOOL,
+    "wrong_tool": FailureKind.WRONG_TOOL,
     "missing_required": FailureKind.MISSING_ARGUMENT,
     "missing_optional": FailureKind.MISSING_ARGUMENT,
     "unexpected_param": FailureKind.UNKNOWN_ARGUMENT,
