@@ -306,7 +306,7 @@ def test_the_model_sees_what_came_before(tmp_path: Path) -> None:
 class InterruptedEngine(RecordedEngine):
     """Recorded answers until Ctrl-C."""
 
-    def __init__(self, completions: dict[str, list[Completion]], limit: int) -> None:
+    def __init__(self, completions: dict[tuple[str, int], list[Completion]], limit: int) -> None:
         super().__init__(completions)
         self.limit = limit
 

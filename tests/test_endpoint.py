@@ -324,7 +324,7 @@ def test_an_entry_without_an_answer_is_wrong_and_listed(tmp_path: Path) -> None:
     expected = {"correct": False, "outcome": None, "error_type": "engine", "error": reason, "completion": None}
     assert row | expected == row
     assert (summary.n, summary.categories["test"].correct, summary.categories["test"].no_prediction) == (6, 5, 1)
-    assert summary.notes == (f"counted wrong because the engine gave no answer: 1: tea ({reason})",)
+    assert [(entry.id, entry.error_type, entry.error) for entry in summary.errors.shown] == [("tea", "engine", reason)]
 
 
 def serve_model(folder: Path) -> Respond:

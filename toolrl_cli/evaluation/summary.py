@@ -138,7 +138,14 @@ def summary_tables(summary: Summary) -> list[Table]:
         Table(f"over all {summary.n} entries", ["metric", "value", "95% interval", "n", "method"], metrics),
     ]
     tables += [official_table(summary.official)] if summary.official is not None else []
+    tables += [spread_table(summary.samples)] if summary.samples is not None else []
     return [*tables, *failure_tables(summary), *error_tables(summary.errors)]
+
+
+def spread_table(spread: Spread) -> Table:
+    """How the samples of each entry differ, as a table."""
+    row = [str(len(spread.accuracies)), f"{spread.mean:.4f}", f"{spread.standard_deviation:.4f}"]
+    return Table("over the samples of each entry", ["samples", "mean accuracy", "standard deviation"], [row])
 
 
 def metric_row(name: str, metric: Interval) -> list[str]:

@@ -123,7 +123,7 @@ class EndpointEngine:
         yield from held
 
     def _excuses(self, held: Sequence[tuple[Prompt, object]], *, last: bool = False) -> bool:
-        """Whether failures in a row are known to be the prompts' own; after the last one the benefit of doubt is theirs.
+        """Whether failures in a row are known to be the prompts' own; after the last one, doubt speaks for them.
 
         Raises:
             SetupError: they are the server's.
