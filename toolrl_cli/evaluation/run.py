@@ -215,11 +215,12 @@ def pick(entries: Sequence[Entry], ids: Sequence[str]) -> list[Entry]:
     Raises:
         ConfigError: an id belongs to no entry.
     """
-    known = {entry.id for entry in entries}
-    unknown = [id for id in ids if id not in known]
-    if unknown:
-        raise ConfigError(f"--ids: no entry has the id {unknown[0]!r}{nearest(unknown[0], known)}")
-    return [entry for entry in entries if not ids or entry.id in set(ids)]
+    by_id = {entry.id: entry for entry in entries}
+    unknown = next((id for id in ids if id not in by_id), None)
+    if unknown is not None:
+        raise ConfigError(f"--ids: no entry has the id {unknown!r}{nearest(unknown, by_id)}")
+    chosen = set(ids or by_id)
+    return [entry for entry in entries if entry.id in chosen]
 
 
 def sample(entries: Sequence[Entry], limit: int | None, seed: int) -> list[Entry]:
