@@ -18,6 +18,7 @@ from conftest import Cli, InProcess, call, example, read_rows, refusal, snapshot
 
 from toolrl_cli.benches.base import Answer, Entry, Verdict
 from toolrl_cli.benches.examples import ExamplesBench
+from toolrl_cli.benches.samples import Spread
 from toolrl_cli.errors import ConfigError, DataError, GateFailed
 from toolrl_cli.evaluation import (
     EvalConfig,
@@ -486,6 +487,7 @@ def full_json(folder: Path) -> Json:
     official = {"version": "1", "overall": 0.1, "groups": {"live": 0.1}, "overall_of_what_ran": 0.1}
     summary = replace(
         now.summary,
+        samples=Spread((0.5, 0.5), 0.5, 0.0),
         weights={"exact_rate": {"set0": 0.5, "set1": 0.5}},
         official={**official, "groups_of_what_ran": {"live": 0.1}},
         notes=("a note",),
