@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import socket
 import ssl
 import time
@@ -22,11 +21,12 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from toolrl_cli import __version__
-from toolrl_cli.errors import ConfigError, DataError, FormatError, SetupError
+from toolrl_cli.errors import ConfigError, DataError, SetupError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Failure, Prompt, Sampling
+from toolrl_cli.inference.wire import build_request, read_reply
 from toolrl_cli.jsonl import dump_json, load_json
-from toolrl_cli.records import Completion, Json, Target, ToolCall, expect, expect_each, expect_optional_text
+from toolrl_cli.records import Completion, Json, expect
 
 KEYS = ("TOOLRL_API_KEY", "OPENAI_API_KEY")
 """Environment variables that may hold the key of the server; the first that is set counts."""
@@ -42,8 +42,6 @@ MOST_FAILURES = 20
 """So many failures in a row are no longer about single prompts."""
 QUESTION = Prompt("", ({"role": "user", "content": "Hi"},))
 """What every server answers that answers at all."""
-NOT_ALLOWED = re.compile(r"[^a-zA-Z0-9_-]")
-"""What OpenAI takes in no function name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ class EndpointEngine:
         yield from held
 
     def _excuses(self, held: Sequence[tuple[Prompt, object]], *, last: bool = False) -> bool:
-        """Whether failures in a row are known to be the prompts' own; after the last one, doubt speaks for them.
+        """Whether failures in a row are known to be the prompts' own; nothing comes after the `last`.
 
         Raises:
             SetupError: they are the server's.
@@ -177,12 +175,15 @@ class EndpointEngine:
         Raises:
             SetupError: the server will answer no prompt.
         """
-        body, reason = dump_json(self._request(prompt)).encode(), ""
+        request = build_request(prompt, self._endpoint.model, self._sampling, native=self._native is not None)
+        body, reason, after = dump_json(request).encode(), "", 0.0
         for attempt in range(self._endpoint.retries + 1):
             try:
                 return read_reply(self._post(body), prompt, self._native)
             except TryAgain as again:
                 reason, after = str(again), again.after
+            except DataError as error:
+                reason, after = str(error), 0.0
             except Refused as refusal:
                 if refusal.final:
                     raise self._broken(str(refusal)) from refusal
@@ -199,23 +200,6 @@ class EndpointEngine:
         """
         doubling: float = min(LONGEST_PAUSE, self._endpoint.pause * 2**attempt) * random.uniform(0.5, 1.0)
         return max(doubling, min(after, LONGEST_RETRY_AFTER))
-
-    def _request(self, prompt: Prompt) -> Json:
-        sampling = self._sampling
-        names = safe_names(prompt.tools or ()) if self._native else {}
-        request: Json = {
-            "model": self._endpoint.model,
-            "messages": [to_wire(message, names) for message in number_calls(prompt.messages)],
-            "max_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
-        }
-        if sampling.temperature:
-            request |= {"top_p": 1.0, "seed": sampling.seed_of(prompt)}
-        if prompt.tools:
-            request["tools"] = [rename_tool(tool, names) for tool in prompt.tools]
-            # "none" shows the tools to the model and leaves its text alone.
-            request["tool_choice"] = "auto" if self._native else "none"
-        return request
 
     def _post(self, body: bytes) -> Json:
         """One try.
@@ -348,84 +332,3 @@ def explain(error: object) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
-
-
-def read_reply(reply: Json, prompt: Prompt, native: TextFormat | None) -> Completion:
-    """The completion of an answer; raise `TryAgain` when it holds none."""
-    if reply.get("error"):
-        raise TryAgain(f"the answer is an error: {dump_json(reply['error'])[:300]}")
-    try:
-        choice = expect_each(reply.get("choices"), dict, "choices")[0]
-        message = expect(choice.get("message"), dict, "message")
-        content = expect_optional_text(message, "content") or ""
-    except (DataError, IndexError) as error:
-        raise TryAgain(f"the answer holds no message ({error})") from error
-    text = content if native is None else write_native(message, content, prompt, native)
-    return Completion(text, truncated=choice.get("finish_reason") == "length")
-
-
-def write_native(message: Json, content: str, prompt: Prompt, text_format: TextFormat) -> str:
-    """A native answer as a model would have written it in the format; calls that are none stay unreadable in it."""
-    raw = message.get("tool_calls") or []
-    thought = message.get("reasoning_content") or message.get("reasoning")
-    names = {safe: name for name, safe in safe_names(prompt.tools or ()).items()}
-    try:
-        calls = tuple(read_native_call(call, names) for call in expect_each(raw, dict, "tool_calls"))
-        target = Target(thought if isinstance(thought, str) else None, calls, content or (None if calls else ""))
-        return text_format.render_target(target)
-    except (DataError, FormatError):
-        return f"{content}<tool_call>\n{dump_json(raw)}\n</tool_call>" if raw else content
-
-
-def read_native_call(raw: Json, names: Mapping[str, str]) -> ToolCall:
-    """A call of the wire, whose arguments are JSON in a string; raise `DataError` when it is none."""
-    function = expect(raw.get("function"), dict, "function")
-    arguments = function.get("arguments")
-    try:
-        arguments = load_json(arguments or "{}") if isinstance(arguments, str) else arguments
-    except ValueError as error:
-        raise DataError("arguments are no JSON") from error
-    name = expect(function.get("name"), str, "name")
-    return ToolCall.from_json({"name": names.get(name, name), "arguments": arguments})
-
-
-def safe_names(tools: Sequence[Json]) -> dict[str, str]:
-    """For each tool whose name OpenAI does not take, one that it takes, unless that is another tool's."""
-    names = [tool["function"]["name"] for tool in tools]
-    safe = {name: NOT_ALLOWED.sub("_", name) for name in names if NOT_ALLOWED.search(name)}
-    taken = [*safe.values(), *names]
-    return {name: new for name, new in safe.items() if taken.count(new) == 1}
-
-
-def rename_tool(tool: Json, names: Mapping[str, str]) -> Json:
-    """A tool under its new name, if it has one."""
-    function = tool["function"]
-    return {**tool, "function": {**function, "name": names.get(function["name"], function["name"])}}
-
-
-def number_calls(messages: Sequence[Json]) -> Iterator[Json]:
-    """Messages whose calls have ids, and whose tool results, in the order of the calls, name them."""
-    open_calls: deque[str] = deque()
-    count = 0
-    for message in messages:
-        if calls := message.get("tool_calls"):
-            ids = [call.get("id") or f"call_{count + i}" for i, call in enumerate(calls)]
-            open_calls, count = deque(ids), count + len(calls)
-            message = {**message, "tool_calls": [{**c, "id": id} for c, id in zip(calls, ids, strict=True)]}
-        elif message["role"] == "tool" and "tool_call_id" not in message and open_calls:
-            message = {**message, "tool_call_id": open_calls.popleft()}
-        yield message
-
-
-def to_wire(message: Json, names: Mapping[str, str]) -> Json:
-    """A message as OpenAI's API takes it: the arguments of calls are JSON in a string."""
-    if not message.get("tool_calls"):
-        return message
-
-    def convert(call: Json) -> Json:
-        function = call["function"]
-        name, arguments = function["name"], function["arguments"]
-        text = arguments if isinstance(arguments, str) else dump_json(arguments)
-        return {**call, "function": {**function, "name": names.get(name, name), "arguments": text}}
-
-    return {**message, "tool_calls": [convert(call) for call in message["tool_calls"]]}
