@@ -134,3 +134,27 @@ def test_a_share_is_about_that_share_and_independent_of_the_others(share: float)
         assert ("masked_names" in changed(some, mask_names=share)[0].meta) == (some.id in ids)
     other = {some.id for some in changed(*examples, mask_names=share, seed=1) if "masked_names" in some.meta}
     assert other != ids
+
+
+def test_masking_reaches_texts_but_not_plain_words_or_users() -> None:
+    names = ("Search Managers", "get_weather", "regions", "max_results")
+    tools = (tool("Search Managers", "max_results"), tool("get_weather", "city"), tool("regions", "q"))
+    told = "Search Managers, get_weather(max_results) and regions"
+    some = example(
+        tools=tools,
+        messages=(
+            {"role": "user", "content": told},
+            {"role": "assistant", "content": told, "reasoning_content": told},
+            {"role": "tool", "content": told},
+        ),
+        target=Target(told, (), told),
+    )
+    (masked,) = changed(some, mask_names=1.0)
+    assert masked.messages[0]["content"] == told
+    texts = [masked.messages[1]["content"], masked.messages[1]["reasoning_content"], masked.messages[2]["content"]]
+    texts += [masked.target.thought, masked.target.response, masked.tools[0]["function"]["description"]]
+    for text in texts[:-1]:
+        assert [name for name in names if name in text] == ["regions"]
+    assert "Search Managers" not in texts[-1]
+    (without,) = changed(example(tools=()), mask_names=1.0)
+    assert without == example(tools=())

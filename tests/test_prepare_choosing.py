@@ -227,7 +227,7 @@ class TestSplit:
             run(tmp_path, *(row(n, tool="the_same") for n in range(10)), split={"test": 0.1})
 
     def test_the_words_of_the_option(self) -> None:
-        assert read_splits(["test=0.02,dev=0.1"]) == ("train", {"test": 0.02, "dev": 0.1})
+        assert read_splits(["test=0.02,dev=0.1"]) == (None, {"test": 0.02, "dev": 0.1})
         assert read_splits(["validation"]) == ("validation", {})
         for wrong in ("test=0", "test=1", "test=x", "a/b=0.1", "rejects=0.1", "=0.5"):
             with pytest.raises(ConfigError, match="must be NAME=SHARE"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -29,7 +32,7 @@ def map_in_order(
         yield from map(make(*arguments), pieces)
         return
     pending: deque[Future[R]] = deque()
-    with ProcessPoolExecutor(workers, initializer=start_worker, initargs=(make, arguments)) as pool:
+    with ProcessPoolExecutor(workers, initializer=start_worker, initargs=(make, arguments, os.getpid())) as pool:
         try:
             for piece in pieces:
                 pending.append(pool.submit(work, piece))
@@ -46,10 +49,18 @@ def map_in_order(
 FUNCTION: list[Callable[[Any], Any]] = []
 
 
-def start_worker(make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
-    """Make a worker process ready; Ctrl-C is the main process's to handle."""
+def start_worker(make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...], parent: int) -> None:
+    """Make a worker process ready; Ctrl-C is the main process's to handle, and the worker ends when that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     FUNCTION.append(make(*arguments))
+
+
+def end_with(parent: int) -> None:
+    """End this process once its parent is gone: a pipe alone does not tell, since its siblings hold it too."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def work(piece: Any) -> Any:

@@ -150,15 +150,45 @@ def prepare(
     from toolrl_cli.prepare.templates import write_template
     from toolrl_cli.training.text_format import choose_format
 
+    changes = Changes(
+        last_step=last_step,
+        thought=thought,
+        max_tools=max_tools,
+        shuffle_tools=shuffle_tools,
+        irrelevance=irrelevance,
+        mask_names=mask_names,
+    )
+    hub_split, shares = read_splits(split or [])
+    choice = Choice(
+        dedupe=dedupe,
+        decontaminate=tuple(split_list(decontaminate)),
+        max_prompt_tokens=max_prompt_tokens,
+        tokenizer=tokenizer,
+        format=text_format,
+        template=template,
+        keep_learnable=keep_learnable,
+        mix=read_mix(mix),
+        split=shares,
+        shuffle=shuffle,
+    )
+    if extract_template or stats or show:
+        plain = Choice(tokenizer=tokenizer, format=text_format, template=template)
+        if output or changes != Changes() or choice != plain:
+            raise typer.BadParameter("rows are only looked at; leave out -o and what changes or chooses examples")
+    if plot and not stats:
+        raise typer.BadParameter("belongs to --stats", param_hint="--plot")
+    if show and (stats or as_json):
+        raise typer.BadParameter("prints texts; leave out --stats and --json", param_hint="--show")
     if extract_template:
         count = write_template(inputs, extract_template, overwrite=overwrite)
         return log(f"{extract_template}: the wording of {count} rows")
     if stats or show:
         wording = choose_format(tokenizer, text_format, template)
-        return look(inputs, wording, show, tokenizer if stats else None, plot, limit, stats=stats, as_json=as_json)
+        if show:
+            return print_examples(inputs, wording, show)
+        return print_statistics(inputs, wording, tokenizer, limit, plot, overwrite=overwrite, as_json=as_json)
     if output is None:
         raise typer.BadParameter("needed, unless rows are only looked at", param_hint="--output")
-    hub_split, shares = read_splits(split or [])
     settings = PrepareConfig(
         inputs=tuple(inputs),
         output=output,
@@ -167,26 +197,8 @@ def prepare(
         tools=tools,
         on_invalid=on_invalid,
         rejects=rejects,
-        changes=Changes(
-            last_step=last_step,
-            thought=thought,
-            max_tools=max_tools,
-            shuffle_tools=shuffle_tools,
-            irrelevance=irrelevance,
-            mask_names=mask_names,
-        ),
-        choice=Choice(
-            dedupe=dedupe,
-            decontaminate=tuple(split_list(decontaminate)),
-            max_prompt_tokens=max_prompt_tokens,
-            tokenizer=tokenizer,
-            format=text_format,
-            template=template,
-            keep_learnable=keep_learnable,
-            mix=read_mix(mix),
-            split=shares,
-            shuffle=shuffle,
-        ),
+        changes=changes,
+        choice=choice,
         limit=limit,
         seed=seed,
         workers=workers,
@@ -205,28 +217,32 @@ def prepare(
         return print_text("\n".join(summary.lines())) if summary.lines() else None
 
 
-def look(
+def print_examples(inputs: list[Path], wording: "TextFormat", count: int) -> None:
+    """Print examples as the model will see them."""
+    from toolrl_cli.prepare.statistics import read_all, show_example
+
+    for example in read_all(inputs, count):
+        print_text(show_example(example, wording))
+
+
+def print_statistics(
     inputs: list[Path],
     wording: "TextFormat",
-    show: int | None,
     tokenizer: str | None,
-    plot: Path | None,
     limit: int | None,
+    plot: Path | None,
     *,
-    stats: bool,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Print what files of examples hold."""
-    from toolrl_cli.prepare.statistics import make_counter, read_all, read_statistics, show_example
+    """Print what files of examples hold, and draw it."""
+    from toolrl_cli.prepare.statistics import make_counter, read_statistics
+    from toolrl_cli.report.plots import plot_lengths, refuse_picture
 
-    for example in read_all(inputs, show or 0):
-        print_text(show_example(example, wording))
-    if not stats:
-        return None
+    if plot:
+        refuse_picture(plot, overwrite=overwrite)
     found = read_statistics(inputs, make_counter(tokenizer, wording) if tokenizer else None, limit)
     if plot:
-        from toolrl_cli.report.plots import plot_lengths
-
         plot_lengths(found.lengths, plot)
     if as_json:
         return print_json(found.to_json())

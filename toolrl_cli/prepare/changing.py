@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from toolrl_cli.records import Example, Json, Target, ToolCall
 ABSTENTION = "None of the available tools can do this."
 MASK_LENGTHS = range(4, 13)
 MASK_LETTERS = string.ascii_letters + string.digits + "_"
+PLAIN_WORD = re.compile(r"[A-Za-z]?[a-z]+")
 
 Edit = Callable[[Example, random.Random], Example]
 
@@ -109,23 +111,31 @@ def shuffle_tools(example: Example, chance: random.Random) -> Example:
 def mask_names(example: Example, chance: random.Random) -> Example:
     """The example with random names for tools and their parameters, the same in tools, history and target.
 
-    The function masking of Hammer (arXiv 2410.04587): what is left to go by are the descriptions.
+    The function masking of Hammer (arXiv 2410.04587): what is left to go by are the descriptions. Where thoughts,
+    responses, results and descriptions name a tool or a parameter, they name the masked one, unless its name is a
+    plain word (`weather`), which may mean the thing.
     """
+    if not example.tools:
+        return example
     tools = {tool["function"]["name"]: random_name(chance) for tool in example.tools}
     parameters = {
         tool["function"]["name"]: {name: random_name(chance) for name in properties_of(tool["function"])}
         for tool in example.tools
     }
 
+    mask_text = text_masker(tools, *parameters.values())
+
     def mask_call(call: ToolCall) -> ToolCall:
         return ToolCall(tools.get(call.name, call.name), rename(call.arguments, parameters.get(call.name, {})))
 
     return replace(
         example,
-        tools=tuple(mask_tool(tool, tools, parameters) for tool in example.tools),
-        messages=tuple(mask_message(message, tools, mask_call) for message in example.messages),
+        tools=tuple(mask_tool(tool, tools, parameters, mask_text) for tool in example.tools),
+        messages=tuple(mask_message(message, tools, mask_call, mask_text) for message in example.messages),
         target=replace(
             example.target,
+            thought=mask_text(example.target.thought),
+            response=mask_text(example.target.response),
             tool_calls=tuple(map(mask_call, example.target.tool_calls)),
         ),
         meta={**example.meta, "masked_names": {masked: name for name, masked in tools.items()}},
@@ -148,7 +158,24 @@ def rename(values: Mapping[str, Any], names: Mapping[str, str]) -> Json:
     return {names.get(name, name): value for name, value in values.items()}
 
 
-def mask_tool(tool: Json, tools: Mapping[str, str], parameters: Mapping[str, Mapping[str, str]]) -> Json:
+def text_masker(*names: Mapping[str, str]) -> Callable[[Any], Any]:
+    """Replaces the names in a text, whole and longest first, but for plain words; what is no text stays."""
+    known = {name: masked for group in names for name, masked in group.items() if not PLAIN_WORD.fullmatch(name)}
+    longest_first = sorted(known, key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)") if known else None
+
+    def mask(text: Any) -> Any:
+        return pattern.sub(lambda found: known[found[0]], text) if pattern and isinstance(text, str) else text
+
+    return mask
+
+
+def mask_tool(
+    tool: Json,
+    tools: Mapping[str, str],
+    parameters: Mapping[str, Mapping[str, str]],
+    mask_text: Callable[[Any], Any],
+) -> Json:
     """A tool with its names replaced."""
     function = tool["function"]
     name, schema = function["name"], dict(function["parameters"])
@@ -156,12 +183,19 @@ def mask_tool(tool: Json, tools: Mapping[str, str], parameters: Mapping[str, Map
         schema["properties"] = rename(schema["properties"], parameters[name])
     if isinstance(schema.get("required"), list):
         schema["required"] = [parameters[name].get(r, r) if isinstance(r, str) else r for r in schema["required"]]
-    return {**tool, "function": {**function, "name": tools[name], "parameters": schema}}
+    described = {"description": mask_text(function["description"])} if "description" in function else {}
+    return {**tool, "function": {**function, **described, "name": tools[name], "parameters": schema}}
 
 
-def mask_message(message: Json, tools: Mapping[str, str], mask_call: Callable[[ToolCall], ToolCall]) -> Json:
-    """A message with the names in its calls, and of the tool it is from, replaced."""
-    masked = dict(message)
+def mask_message(
+    message: Json,
+    tools: Mapping[str, str],
+    mask_call: Callable[[ToolCall], ToolCall],
+    mask_text: Callable[[Any], Any],
+) -> Json:
+    """A message with the names in its calls, of the tool it is from, and in what no user wrote, replaced."""
+    texts = ("content", "reasoning_content") if message["role"] in ("assistant", "tool") else ()
+    masked = {name: mask_text(value) if name in texts else value for name, value in message.items()}
     if "tool_calls" in message:
         masked["tool_calls"] = [
             {**call, "function": mask_call(ToolCall(**call["function"])).to_json()} for call in message["tool_calls"]

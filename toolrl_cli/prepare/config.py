@@ -57,7 +57,7 @@ class PrepareConfig:
     inputs: tuple[Path, ...]
     output: Path
     source: str | None = None
-    hub_split: str = "train"
+    hub_split: str | None = None
     tools: Path | None = None
     on_invalid: Literal["reject", "keep", "repair"] = "reject"
     rejects: Path | None = None
@@ -106,13 +106,14 @@ def read_mix(text: str | None) -> dict[str, int]:
     return counts
 
 
-def read_splits(texts: Iterable[str]) -> tuple[str, dict[str, float]]:
+def read_splits(texts: Iterable[str]) -> tuple[str | None, dict[str, float]]:
     """The split to read of a data set on the Hub, and the shares of the splits to write.
 
     Raises:
         ConfigError: a share is not between 0 and 1, the shares take everything, or a name is no file name.
     """
-    hub_split, shares = "train", {}
+    hub_split: str | None = None
+    shares: dict[str, float] = {}
     for part in (part for text in texts for part in split_list(text)):
         name, equals, share = part.partition("=")
         if not equals:

@@ -17,8 +17,8 @@ from toolrl_cli.records import Example, Json, ToolCall
 from toolrl_cli.sources.registry import SOURCES, recognise
 
 N = 10
-SHORTEST = 5
-"""A benchmark's text of fewer than `N` words counts as a whole, one of fewer than these not at all."""
+SHORTEST = 6
+"""A benchmark's question of fewer than `N` words counts as a whole, one of fewer than these not at all."""
 WORD = re.compile(r"\w+")
 NO_QUESTION = {"system", "tools", "functions", "function", "instruction", "api_info"}
 HUB_SETS = {
@@ -44,10 +44,10 @@ class Grams:
     entries: dict[int, tuple[str, str]] = field(default_factory=dict)
     lengths: set[int] = field(default_factory=set)
 
-    def add(self, text: str, benchmark: str, entry: str) -> None:
-        """Add the n-grams of a text, or the whole of a short one."""
+    def add(self, text: str, benchmark: str, entry: str, *, question: bool) -> None:
+        """Add the n-grams of a text, or the whole of a short one that is a question, not a phrase in a dialogue."""
         words = WORD.findall(text.lower())
-        if len(words) < SHORTEST:
+        if len(words) < (SHORTEST if question else N):
             return
         length = min(N, len(words))
         self.lengths.add(length)
@@ -114,9 +114,9 @@ def read_benchmarks(names: Sequence[str]) -> Benchmarks:
         count = 0
         for entry, users, calls in rows:
             count += 1
-            for text in users:
-                benchmarks.users.add(text, name, entry)
-            benchmarks.calls.add(calls, name, entry)
+            for place, text in enumerate(users):
+                benchmarks.users.add(text, name, entry, question=place == 0)
+            benchmarks.calls.add(calls, name, entry, question=False)
         if not count:
             raise DataError(f"{name}: holds no entries to compare with")
     return benchmarks

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 
-from toolrl_cli.errors import DataError
+from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.jsonl import STDIO, Line
 from toolrl_cli.prepare.config import PrepareConfig
 from toolrl_cli.prepare.converting import Input, Piece, not_object
@@ -53,16 +53,19 @@ def open_inputs(config: PrepareConfig) -> list[OpenInput]:
 
 def open_input(path: Path, forced: Source | None, config: PrepareConfig, taken: set[str]) -> OpenInput:
     """A file with its source, forced or detected by its first rows."""
-    chunks = read_chunks(path, config.hub_split)
+    chunks = read_chunks(path, config.hub_split or "train")
     first = next(chunks, None)
     head = list(read_head(first.lines())) if first else []
     if first is None or not head:
         raise DataError(f"{path}: empty; expected one JSON row a line, or a JSON array of rows")
     stem = data_stem(path)
     label = next(name for name in chain([stem], (f"{stem}.{n}" for n in count(2))) if name not in taken)
-    item = Input(path, label, (forced or detect(path, head)).open(path, config.tools))
+    source = forced or detect(path, head)
+    if config.tools and source.catalogue is None:
+        raise ConfigError(f"--tools {config.tools}: {path} is of the source {source.name}, which reads no catalogue")
+    item = Input(path, label, source.open(path, config.tools))
     again = path != STDIO and not is_hub(path)
-    return OpenInput(item, None if again else chain([first], chunks), config.hub_split)
+    return OpenInput(item, None if again else chain([first], chunks), config.hub_split or "train")
 
 
 def read_head(lines: Iterable[Line]) -> Iterator[Line]:

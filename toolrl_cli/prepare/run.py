@@ -84,6 +84,11 @@ def refuse_outputs(config: PrepareConfig) -> None:
         raise ConfigError("--resume needs files: standard input and output cannot be taken up again")
     if config.choice.split and is_stream(config.output):
         raise ConfigError("--split needs an output file; the splits are written beside it")
+    if config.hub_split and not any(is_hub(path) for path in config.inputs):
+        name = config.hub_split
+        raise ConfigError(
+            f"--split {name}: no input is an hf:// set; to write a split give its share, as in {name}=0.1"
+        )
     if config.rejects == config.output:
         raise ConfigError(f"{config.output}: examples and rejects cannot share a file; give --rejects another name")
     inputs = [path.resolve() for path in config.inputs if path != STDIO]
