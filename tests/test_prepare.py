@@ -343,6 +343,14 @@ def test_the_plan_names_sources_and_touches_nothing(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+def test_rejects_that_are_asked_for_are_written_even_when_no_row_converts(tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", WRONG, WRONG)
+    with pytest.raises(DataError, match="no row could be converted"):
+        run(rows, rejects=tmp_path / "why.jsonl")
+    assert [reject["line"] for reject in read(tmp_path / "why.jsonl")] == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "why.jsonl"]
+
+
 class TestCommand:
     def test_a_table_and_an_exit_of_0_even_with_rejects(self, tmp_path: Path) -> None:
         write(tmp_path / "rows.jsonl", GOOD, WRONG)

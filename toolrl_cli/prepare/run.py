@@ -209,6 +209,8 @@ def finish(spool: Spool, config: PrepareConfig, summary: Summary) -> None:
     from toolrl_cli.prepare.choosing import write_choice
 
     if not spool.examples.stat().st_size:
+        if config.rejects:
+            publish_lines(spool.rejects, config.rejects)
         with spool.rejects.open("rb") as stream:
             raise nothing_converted(config, load_json(stream.readline() or b"null"))
     if config.choice.takes_all:
