@@ -61,7 +61,7 @@ class TestHelp:
         assert done.stdout.startswith(" ".join(["Usage: toolrl", *words[:-1]]) + " [OPTIONS]")
 
     def test_it_comes_quickly(self) -> None:
-        """Each takes at most 1.5 times as long as importing Typer: the best of 7 rounds, of more on a busy machine.
+        """Each takes at most 1.6 times as long as importing Typer: the best of 7 rounds, of more on a busy machine.
 
         Processor time stands for the clock, since other processes change it less.
         """
@@ -69,9 +69,9 @@ class TestHelp:
         best = [float("inf")] * len(commands)
         for done in range(1, 22):
             best = [min(known, processor_time(command)) for known, command in zip(best, commands, strict=True)]
-            if done >= 7 and max(best) <= 1.5 * best[0]:
+            if done >= 7 and max(best) <= 1.6 * best[0]:
                 return
-        assert max(best) <= 1.5 * best[0], best
+        assert max(best) <= 1.6 * best[0], best
 
     @pytest.mark.parametrize("words", HELPS[:3], ids=" ".join)
     def test_the_script_and_the_module_are_the_same(self, words: list[str]) -> None:

@@ -32,7 +32,7 @@ from toolrl_cli.inference.endpoint import (
     read_retry_after,
 )
 from toolrl_cli.inference.wire import read_reply
-from toolrl_cli.records import Completion, Json
+from toolrl_cli.records import Completion, Json, Target, ToolCall
 
 GREEDY = Sampling(64)
 OSLO = '<think> look </think>\n<tool_call>\n{"name": "weather", "parameters": {"city": "Oslo"}}\n</tool_call>'
@@ -575,3 +575,19 @@ def test_contradicting_options_are_refused(options: Json, message: str) -> None:
 def test_llama3_cannot_word_native_answers() -> None:
     with pytest.raises(ConfigError, match="--tools native: llama3 cannot write a text beside calls"):
         ServedFormat(find_format("llama3"))
+
+
+def test_an_endpoint_that_answers_nothing_is_no_result(tmp_path: Path) -> None:
+    with serve(lambda request, _: refuse(500, "boom")) as server, pytest.raises(SetupError, match="none of 6 entries"):
+        evaluate(configure(tmp_path, server), engine=build(server, retries=0))
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_tags_in_the_text_of_a_native_answer_are_no_calls() -> None:
+    served = ServedFormat(find_format("toolrl"))
+    text = 'Sure.\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>'
+    completion = served.render_target(Target(response=text))
+    assert served.parse_tool_calls(completion) == []
+    assert served.parse_target(completion) == Target(response=text)
+    called = served.render_target(Target(tool_calls=(ToolCall("f", {"a": 1}),), response="Here."))
+    assert [(call.name, call.arguments) for call in served.parse_tool_calls(called)] == [("f", {"a": 1})]

@@ -443,7 +443,9 @@ def test_a_new_evaluation_is_gated_too(tmp_path: Path, toolrl: Cli) -> None:
         (["d", "--model", "m"], "DIR is a finished evaluation; leave out --bench"),
         (["--show", "wrong", "--bench", "bfcl", "-o", "o"], "give --bench and -o to evaluate, or the DIR"),
         (["--rescore"], "give --bench and -o to evaluate, or the DIR"),
-        (["d", "--rescore", "--show", "all"], "--show and --rescore do different things; give one"),
+        (["d", "--rescore", "--show", "all"], "--show only prints; leave out --rescore"),
+        (["d", "--show", "wrong", "--fail-under", "99"], "--show only prints; leave out --rescore"),
+        (["d", "--show", "wrong", "--junit", "k.xml"], "--show only prints; leave out --rescore"),
     ],
 )
 def test_the_command_refuses_what_contradicts(cli: InProcess, words: list[str], error: str) -> None:

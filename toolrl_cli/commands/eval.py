@@ -150,8 +150,8 @@ def evaluate(
         baseline=baseline, fail_under=evaluation.read_gates(evaluation.FAIL_UNDER, fail_under or []),
         max_drop=evaluation.read_gates(evaluation.MAX_DROP, max_drop or []), junit=junit,
     )  # fmt: skip
-    if show and rescore:
-        raise typer.BadParameter("--show and --rescore do different things; give one")
+    if show and (rescore or checks != evaluation.ReviewConfig()):
+        raise typer.BadParameter("--show only prints; leave out --rescore, --baseline, --junit and the gates")
     if folder is not None:
         refuse_source(bench, output, model, endpoint, predictions, data)
         if show:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, Verdict, as_missing, read_answer
 from toolrl_cli.benches.failures import find_failure
 from toolrl_cli.benches.registry import find_bench, owners
-from toolrl_cli.errors import ConfigError, DataError, FormatError, ToolrlError, first_line, nearest
+from toolrl_cli.errors import ConfigError, DataError, FormatError, SetupError, ToolrlError, first_line, nearest
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.summary import Summary, summarize
 from toolrl_cli.formats.base import TextFormat
@@ -76,7 +76,9 @@ def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Prog
                 done[result.key] = result
                 if progress is not None:
                     progress(len(done), len(requests))
-        summary = summarize(bench, [done[key] for key in requests], source_of(config), config.seed, notes)
+        results = [done[key] for key in requests]
+        refuse_silence(config, results)
+        summary = summarize(bench, results, source_of(config), config.seed, notes)
     write_json(config.output / SUMMARY, summary.to_json())
     replace(manifest, finished=True).write(config.output)
     return summary
@@ -285,6 +287,15 @@ def run(
                 log.append(result.to_json())
                 yield result
             prompts = following
+
+
+def refuse_silence(config: EvalConfig, results: Sequence[Result]) -> None:
+    """Raise `SetupError` when the engine answered nothing at all, which is no result of a model."""
+    if results and all(result.error_type == "engine" for result in results):
+        raise SetupError(
+            f"{source_of(config)}: none of {len(results)} entries was answered, the first because of: "
+            f"{results[0].error}; see {config.output / RESULTS}, and repeat with --overwrite"
+        )
 
 
 def read_results(path: Path) -> dict[Key, Result]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from toolrl_cli.errors import ConfigError
 from toolrl_cli.formats.base import ChatPrompt, TextFormat, hash_wording
 from toolrl_cli.formats.hermes import HermesFormat
 from toolrl_cli.formats.llama3 import Llama3Format
+from toolrl_cli.formats.toolrl import CALL_THOUGHT, REPLY_THOUGHT
 from toolrl_cli.records import Json, PredictedCall, Target
 
 
@@ -35,9 +37,10 @@ class ServedFormat:
         return self._completions.render_target(target)
 
     def parse_target(self, text: str) -> Target:
-        """As the other format."""
-        return self._completions.parse_target(text)
+        """As the other format, without the stock thought that it gives a step that has none."""
+        target = self._completions.parse_target(text)
+        return replace(target, thought=None) if target.thought in (CALL_THOUGHT, REPLY_THOUGHT) else target
 
     def parse_tool_calls(self, text: str) -> list[PredictedCall]:
-        """As the other format."""
-        return self._completions.parse_tool_calls(text)
+        """The calls that the server said are calls; what its text says besides is text, whatever tags stand in it."""
+        return [PredictedCall(call.name, call.arguments) for call in self.parse_target(text).tool_calls]
