@@ -242,3 +242,11 @@ def test_shuffle_comes_before_the_limit(tmp_path: Path) -> None:
     some, summary = run(tmp_path, *rows, shuffle=True, seed=3, limit=7)
     assert some == ids[:7] != [r["id"] for r in rows[:7]]
     assert summary["dropped"] == {"over the limit": 43}
+
+
+def test_prompts_are_counted_in_a_format_that_cannot_express_the_target(tmp_path: Path, tiny_model: Path) -> None:
+    rows = [row(n) for n in range(3)]
+    rows[0]["target"]["thought"] = "llama3 has none"
+    ids, summary = run(tmp_path, *rows, tokenizer=str(tiny_model), format="llama3", max_prompt_tokens=4000)
+    assert len(ids) == 3
+    assert summary["prompt_tokens"]["max"] > 0

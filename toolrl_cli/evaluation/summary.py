@@ -100,7 +100,7 @@ def summarize(bench: Bench, results: Sequence[Result], source: str, seed: int, n
         weights=findings.weights,
         categories={category: tally(group) for category, group in groups.items()},
         outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in first).items())),
-        errors=list_errors(results),
+        errors=list_errors(first),
         official=findings.official,
         notes=notes + findings.notes,
         samples=measure_spread(results) if several else None,

@@ -15,7 +15,7 @@ from toolrl_cli.jsonl import cut_lines, load_json, open_atomic, read_piece, read
 from toolrl_cli.parallel import map_in_order
 from toolrl_cli.prepare.config import Choice, PrepareConfig
 from toolrl_cli.prepare.contamination import Overlap, read_benchmarks
-from toolrl_cli.prepare.statistics import make_counter
+from toolrl_cli.prepare.statistics import find_tokenizer, make_prompt_counter, percentiles
 from toolrl_cli.prepare.summary import Summary
 from toolrl_cli.records import Example, Json, expect
 from toolrl_cli.training.text_format import choose_format
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20
 """Bytes."""
-PERCENTILES = (50, 90, 95, 99, 100)
+PERCENTILES = (50, 90, 95, 99)
 
 
 class Entry(NamedTuple):
@@ -140,8 +140,8 @@ def make_token_counter(choice: Choice) -> Callable[[Example], int]:
     """The function that counts the tokens of a prompt; raise `ConfigError` when no tokenizer was named."""
     if choice.tokenizer is None:
         raise ConfigError("--max-prompt-tokens needs --tokenizer, the model whose tokens count")
-    count_tokens = make_counter(choice.tokenizer, choose_format(choice.tokenizer, choice.format, choice.template))
-    return lambda example: int(count_tokens(example)["prompt_tokens"])
+    text_format = choose_format(choice.tokenizer, choice.format, choice.template)
+    return make_prompt_counter(find_tokenizer(choice.tokenizer), text_format)
 
 
 def filter_entries(entries: list[Entry], choice: Choice, config: PrepareConfig, summary: Summary) -> list[Entry]:
@@ -159,7 +159,8 @@ def filter_entries(entries: list[Entry], choice: Choice, config: PrepareConfig, 
     if choice.decontaminate:
         entries = drop_contaminated(entries, config.contaminated_path, summary)
     if choice.tokenizer:
-        summary.notes["prompt_tokens"] = percentiles([entry.tokens for entry in entries])
+        counts = Counter(entry.tokens for entry in entries)
+        summary.notes["prompt_tokens"] = {**percentiles(counts, PERCENTILES), "max": max(counts)} if counts else {}
     if (limit := choice.max_prompt_tokens) is not None:
         entries = keep(entries, lambda e: e.tokens <= limit, f"prompt over {limit} tokens", summary)
     if choice.keep_learnable:
@@ -191,13 +192,6 @@ def drop_contaminated(entries: list[Entry], report: Path | None, summary: Summar
 def overlap_to_json(overlap: Overlap) -> Json:
     """An overlap as JSON values."""
     return {"benchmark": overlap.benchmark, "entry": overlap.entry, "where": overlap.where, "words": overlap.words}
-
-
-def percentiles(values: Sequence[int]) -> Json:
-    """Percentiles by nearest rank."""
-    ordered = sorted(values)
-    ranks = {f"p{p}": ordered[max(0, -(-len(ordered) * p // 100) - 1)] for p in PERCENTILES} if ordered else {}
-    return {("max" if name == "p100" else name): value for name, value in ranks.items()}
 
 
 def keep_learnable(entries: list[Entry], scored: Path, seed: int, summary: Summary) -> list[Entry]:

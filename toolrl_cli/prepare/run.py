@@ -65,13 +65,13 @@ def plan(config: PrepareConfig) -> Json:
         "splits": {name: str(path) for name, path in config.split_paths.items()},
         "on_invalid": config.on_invalid,
         "changes": asdict(config.changes),
-        "choice": jsonable(asdict(config.choice)),
+        "choice": spell_paths(asdict(config.choice)),
         "limit": config.limit,
         "seed": config.seed,
     }
 
 
-def jsonable(options: Json) -> Json:
+def spell_paths(options: Json) -> Json:
     """Options with their paths as text."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from toolrl_cli.errors import DataError
 from toolrl_cli.formats.base import TextFormat
@@ -69,15 +70,21 @@ def kind_of(example: Example) -> str:
 
 def summarize(counts: Counter[int]) -> Json:
     """Mean, percentiles by nearest rank, the largest value, and of how many examples."""
+    total = counts.total()
+    mean = sum(value * count for value, count in counts.items()) / total
+    return {"mean": round(mean, 3), **percentiles(counts, PERCENTILES), "max": max(counts), "examples": total}
+
+
+def percentiles(counts: Counter[int], percents: Iterable[int]) -> dict[str, int]:
+    """Percentiles by nearest rank, from how often each value occurs; the percents ascend."""
     total, values = counts.total(), sorted(counts)
-    percentiles, seen, place = {}, 0, 0
-    for p in PERCENTILES:
-        while seen < total * p / 100:
+    found, seen, place = {}, 0, 0
+    for percent in percents:
+        while seen < total * percent / 100:
             seen += counts[values[place]]
             place += 1
-        percentiles[f"p{p}"] = values[place - 1]
-    mean = sum(value * count for value, count in counts.items()) / total
-    return {"mean": round(mean, 3), **percentiles, "max": values[-1], "examples": total}
+        found[f"p{percent}"] = values[place - 1]
+    return found
 
 
 def measure(example: Example) -> Json:
@@ -99,23 +106,30 @@ TokenCounter = Callable[[Example], Json]
 
 
 def make_counter(model: str, text_format: TextFormat) -> TokenCounter:
-    """Counts the tokens of prompts and targets as training does.
+    """Counts the tokens of prompts and targets as training does; raise as `find_tokenizer`."""
+    tokenizer = find_tokenizer(model)
+    count_prompt = make_prompt_counter(tokenizer, text_format)
 
-    Raises:
-        ConfigError, SetupError: the model's tokenizer cannot be had.
-    """
+    def count(example: Example) -> Json:
+        target = tokenizer(text_format.render_target(example.target), add_special_tokens=False)["input_ids"]
+        return {"prompt_tokens": count_prompt(example), "target_tokens": len(target)}
+
+    return count
+
+
+def make_prompt_counter(tokenizer: Any, text_format: TextFormat) -> Callable[[Example], int]:
+    """Counts the tokens of prompts as training does."""
     from toolrl_cli.inference.transformers_engine import tokenize_prompt
+
+    return lambda example: len(tokenize_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages)))
+
+
+def find_tokenizer(model: str) -> Any:
+    """The tokenizer of a model; raise `ConfigError` or `SetupError` when it cannot be had."""
     from toolrl_cli.training.models import load_tokenizer, quiet_libraries, resolve_model
 
     quiet_libraries()
-    tokenizer = load_tokenizer(resolve_model(model))
-
-    def count(example: Example) -> Json:
-        prompt = tokenize_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages))
-        target = tokenizer(text_format.render_target(example.target), add_special_tokens=False)["input_ids"]
-        return {"prompt_tokens": len(prompt), "target_tokens": len(target)}
-
-    return count
+    return load_tokenizer(resolve_model(model))
 
 
 def read_statistics(paths: Sequence[Path], count_tokens: TokenCounter | None, limit: int | None) -> Statistics:
