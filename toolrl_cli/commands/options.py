@@ -79,7 +79,10 @@ Template = Annotated[
     Path | None, typer.Option("--template", readable=False, help="Jinja file that words the toolrl format.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only this many examples.")]
-RewardName = Annotated[str, typer.Option("--reward", help="Preset, .yaml file of a reward spec, or module:function.")]
+RewardNames = Annotated[
+    list[str] | None,
+    typer.Option("--reward", help="Preset, .yaml file or module:function, with =WEIGHT; repeat to add them up."),
+]
 MatchingName = Annotated[
     Literal["optimal", "greedy"] | None,
     typer.Option(
@@ -92,6 +95,8 @@ RewardSettings = Annotated[
 ]
 NAMES = {"output": ("--output", "-o")}
 SETTINGS = {"overrides": "--set", "reward_settings": "--set-reward"}
+SUMS = ("reward",)
+"""Fields whose option may be repeated, the values joined by commas."""
 
 
 def takes(record: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[..., None]]:
@@ -107,6 +112,7 @@ def takes(record: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[...
             for name, option in SETTINGS.items():
                 if name in told:
                     told[name] = parse_settings(told[name], option)
+            told |= {name: ",".join(told[name]) for name in SUMS if name in told}
             command(record(**told), values["as_json"])
 
         parameters = [parameter_of(field, hint) for field, hint in annotated_fields(record)]
@@ -139,6 +145,8 @@ def parameter_of(field: Field[Any], hint: Any) -> Parameter:
         return keyword_only(field.name, Annotated[list[str], typer.Option(SETTINGS[field.name], help=text)], [])
     names = NAMES.get(field.name, (f"--{field.name.replace('_', '-')}",))
     default = Parameter.empty if field.default is MISSING else field.default
+    if field.name in SUMS:
+        kind, default = list[kind], [default]
     return keyword_only(field.name, Annotated[kind, typer.Option(*names, readable=False, help=text)], default)
 
 
