@@ -148,12 +148,14 @@ def stretch_to(steps: float, spec: RewardSpec) -> RewardSpec:
     """The spec with schedules for a run of so many steps; raise `ConfigError` unless it is above 0."""
     if steps <= 0:
         raise ConfigError(f"{spec.name}: horizon must be above 0, not {steps:g}")
-    factor = steps / WRITTEN_FOR
-    parts: dict[str, Any] = {
-        name: replace(part, **{field.name: stretch(getattr(part, field.name), factor) for field in fields(part)})
-        for name, part in spec.parts.items()
-    }
-    return replace(spec, **parts)
+    parts = {name: stretch_part(part, steps / WRITTEN_FOR) for name, part in spec.parts.items()}
+    return replace(spec, **parts)  # type: ignore[arg-type]
+
+
+def stretch_part(part: Part, factor: float) -> Part:
+    """The part with each of its schedules over `factor` times as many steps."""
+    stretched: dict[str, Any] = {field.name: stretch(getattr(part, field.name), factor) for field in fields(part)}
+    return replace(part, **stretched)
 
 
 def build(kind: type[R], raw: object, where: str) -> R:

@@ -33,7 +33,9 @@ class TrainingConfig:
     ] = "continue"
     lora_rank: Annotated[int, "Rank of a new LoRA adapter."] = 16
     lora_alpha: Annotated[int | None, "Scale of a new LoRA adapter is this by its rank (else twice the rank)."] = None
-    lora_targets: Annotated[str, "Layers with a new LoRA adapter: all-linear, or names as q_proj,v_proj."] = "all-linear"
+    lora_targets: Annotated[str, "Layers with a new LoRA adapter: all-linear, or names as q_proj,v_proj."] = (
+        "all-linear"
+    )
     learning_rate: Annotated[float, "Learning rate."]
     batch_size: Annotated[int, "Completions in one optimizer step."]
     micro_batch_size: Annotated[int, "Completions in one forward pass; lower it when memory runs out."] = 8
@@ -90,9 +92,9 @@ class GrpoConfig(TrainingConfig):
     ] = None
     learning_rate: Annotated[float, "Learning rate (constant)."] = 1e-5
     batch_size: Annotated[int, "Completions in one optimizer step, over all its prompts."] = 32
-    reward: Annotated[
-        str, "Preset, .yaml file or module:function, with =WEIGHT; repeat to add them up."
-    ] = "fine-grained"
+    reward: Annotated[str, "Preset, .yaml file or module:function, with =WEIGHT; repeat to add them up."] = (
+        "fine-grained"
+    )
     matching: Annotated[
         Literal["optimal", "greedy"] | None, "How calls are paired: as the paper says, or its released code."
     ] = None
@@ -107,16 +109,20 @@ class GrpoConfig(TrainingConfig):
     ] = None
     by: Annotated[Path | None, "Scored completions of the examples (toolrl score -o) for --order."] = None
     num_generations: Annotated[int, "Completions for each prompt: the group."] = 8
-    max_prompt_length: Annotated[int | None, "Longest prompt, in tokens; examples with longer ones are left out."] = None
+    max_prompt_length: Annotated[int | None, "Longest prompt, in tokens; examples with longer ones are left out."] = (
+        None
+    )
     max_completion_length: Annotated[int, "Longest completion, in tokens."] = 256
     temperature: Annotated[float, "Sampling temperature."] = 1.0
     beta: Annotated[float, "Weight of the KL divergence from the starting model."] = 0.0
     loss_type: Annotated[LossType, "How TRL sums the loss over tokens."] = "dapo"
     scale_rewards: Annotated[
-        Literal["group", "batch", "none"], "What advantages are divided by: the deviation of the group, the batch, or 1."
+        Literal["group", "batch", "none"],
+        "What advantages are divided by: the deviation of the group, the batch, or 1.",
     ] = "group"
     multi_objective_aggregation: Annotated[
-        Literal["sum_then_normalize", "normalize_then_sum"], "Whether the reward's parts are summed before or after that."
+        Literal["sum_then_normalize", "normalize_then_sum"],
+        "Whether the reward's parts are summed before or after that.",
     ] = "sum_then_normalize"
 
     def __post_init__(self) -> None:
@@ -130,3 +136,5 @@ class GrpoConfig(TrainingConfig):
             raise ConfigError(f"--horizon {self.horizon}: must be auto, or a number of steps above 0")
         if (self.order is None) != (self.by is None):
             raise ConfigError("--order and --by belong together: --order easy-first --by scored.jsonl")
+        if self.order and "shuffle_dataset" in self.overrides:
+            raise ConfigError("--set shuffle_dataset: --order decides it")
