@@ -40,10 +40,9 @@ def sft_steps(arguments: SFTConfig, examples: int) -> int:
 
 def total_steps(arguments: _BaseConfig, micro_batches: int) -> int:
     """Optimizer steps of so many micro-batches a pass, as transformers' Trainer counts them."""
-    if arguments.max_steps > 0:
-        return int(arguments.max_steps)
-    steps = max(1, ceil(micro_batches / arguments.gradient_accumulation_steps))
-    return ceil(arguments.num_train_epochs * steps)
+    limit: int = arguments.max_steps
+    passes: float = arguments.num_train_epochs
+    return limit if limit > 0 else ceil(passes * max(1, ceil(micro_batches / arguments.gradient_accumulation_steps)))
 
 
 def prompt_lengths(examples: Sequence[Example], text_format: TextFormat, tokenizer: Any) -> list[int]:
