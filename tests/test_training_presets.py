@@ -91,7 +91,10 @@ def test_an_unknown_preset_is_wrong_usage(command: str, preset: str, cli: InProc
     ("setting", "why"),
     [
         ("output_dir=x", "--set output_dir: the run folder is what --output names"),
-        ("gradient_accumulation_steps=2", "--set gradient_accumulation_steps: give --batch-size and --micro-batch-size"),
+        (
+            "gradient_accumulation_steps=2",
+            "--set gradient_accumulation_steps: give --batch-size and --micro-batch-size",
+        ),
         ("num_train_epochs=2", "--set num_train_epochs: give --epochs"),
         ("reward_weights=[1, 1]", "--set reward_weights: give --reward NAME=WEIGHT"),
         ("hub_token=hf_x", "--set hub_token: it would stand in the manifest; log in with hf auth login"),

@@ -75,7 +75,7 @@ class Footprint:
 
 def estimate_footprint(source: ModelSource, config: TrainingConfig, arguments: _BaseConfig, batch: Batch) -> Footprint:
     """The memory of one process of a training, without its Python and its CUDA context."""
-    model = build_skeleton(source.base, config, adapted=source.adapter is not None)
+    model = build_skeleton(source.base, config)
     parameters = list(model.parameters())
     trained = sum(size_of(p) for p in parameters if p.requires_grad)
     frozen = sum(size_of(p) * (FOUR_BITS / p.itemsize if quantized(config, p) else 1) for p in parameters) - trained
@@ -88,13 +88,13 @@ def estimate_footprint(source: ModelSource, config: TrainingConfig, arguments: _
         gradients=trained,
         optimizer=2 * trained,
         reference=trained if beta and config.tuning == "full" else 0,
-        activations=count_activations(model, batch, checkpointed=arguments.gradient_checkpointing),
+        activations=count_activations(model, batch, arguments),
         logits=min(labelled, TILE[0]) * min(text.vocab_size, TILE[1]) * 4 * TILE_COPIES,
         cache=batch.generated * (batch.prompt + batch.completion) * per_token,
     )
 
 
-def build_skeleton(base: Path, config: TrainingConfig, *, adapted: bool) -> Any:
+def build_skeleton(base: Path, config: TrainingConfig) -> Any:
     """The model that will be trained, its adapter included, on the meta device."""
     from peft import get_peft_model
 
@@ -105,15 +105,22 @@ def build_skeleton(base: Path, config: TrainingConfig, *, adapted: bool) -> Any:
         return model if config.tuning == "full" else get_peft_model(model, new_adapter(config), low_cpu_mem_usage=True)
 
 
-def count_activations(model: Any, batch: Batch, *, checkpointed: bool) -> int:
-    """Bytes that the forward pass of a batch keeps for the backward pass."""
-    layers = model.config.get_text_config().num_hidden_layers
+def count_activations(model: Any, batch: Batch, arguments: _BaseConfig) -> int:
+    """Bytes that the forward pass of a batch keeps for the backward pass.
+
+    Under bfloat16 autocast the pass is that of a bfloat16 model, and float32 weights are copied for it.
+    """
+    copies = 0
+    if arguments.bf16:
+        copies = sum(2 * parameter.numel() for parameter in model.parameters() if parameter.dtype == torch.float32)
+        model = model.to(torch.bfloat16)
+    text = model.config.get_text_config()
     tokens = batch.prompts * batch.prompt + batch.rows * batch.completion
     kept = saved_bytes(model, tokens)
-    if not checkpointed:
-        return kept
-    hidden = tokens * model.config.get_text_config().hidden_size * model.dtype.itemsize
-    return int(hidden * layers + kept // layers)
+    if arguments.gradient_checkpointing:
+        hidden = tokens * text.hidden_size * model.dtype.itemsize
+        kept = hidden * text.num_hidden_layers + kept // text.num_hidden_layers
+    return int(kept + copies)
 
 
 def saved_bytes(model: Any, tokens: int) -> int:
