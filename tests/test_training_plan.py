@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,10 @@ def test_sft_takes_the_steps_and_learns_from_the_examples_that_were_planned(
     examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     """One prompt fills the limit: that example is left out."""
-    options: dict[str, Any] = {"batch_size": 2, "micro_batch_size": 1, "epochs": 2.5, "max_length": 400}
+    options: dict[str, Any] = {"batch_size": 2, "micro_batch_size": 1, "epochs": 2.5}
     config = SftConfig(data=examples_file, model=str(tiny_model), output=tmp_path / "run", **options, dry_run=True)
-    told = plan(train_sft(config))
-    lengths = told["prompt_tokens"]
-    assert lengths["p50"] < 400 < lengths["max"]
+    options["max_length"] = plan(train_sft(config))["prompt_tokens"]["max"]
+    told = plan(train_sft(replace(config, max_length=options["max_length"])))
     done = train_sft(SftConfig(data=examples_file, model=str(tiny_model), output=tmp_path / "run", **options))
     assert (told["examples"], told["steps"]) == (5, done.metrics["step"])
 
@@ -97,7 +97,7 @@ def test_memory_is_counted_from_the_architecture(
 
 
 def test_activations_are_what_autograd_keeps(tiny_model: Path, tmp_path: Path) -> None:
-    """The same hooks over the real model count the same bytes, up to the tensors of the mask and the positions."""
+    """The same hooks over the real model count the same bytes, beside the padding mask of its two layers."""
     import torch
     from torch.autograd.graph import saved_tensors_hooks
     from transformers import AutoModelForCausalLM
@@ -117,8 +117,10 @@ def test_activations_are_what_autograd_keeps(tiny_model: Path, tmp_path: Path) -
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.model(input_ids=torch.zeros((1, 256), dtype=torch.long), use_cache=False)
-    assert counted == pytest.approx(sum(storage.nbytes() for storage in kept.values()), rel=0.1)
+        mask = (torch.arange(256) > 0).long().unsqueeze(0)
+        model.model(input_ids=torch.zeros((1, 256), dtype=torch.long), attention_mask=mask, use_cache=False)
+    masks = 2 * 256 * 256 * 4
+    assert counted + masks == pytest.approx(sum(storage.nbytes() for storage in kept.values()), rel=0.01)
 
 
 def scored(path: Path, totals: dict[str, list[float]]) -> Path:
@@ -133,8 +135,7 @@ def test_examples_come_in_the_order_of_their_mean_reward(
     totals = {"oslo": [1, 1], "tea": [4], "cook": [0, 3], "rome": [-3], "egg": [2], "lima": [4, 4]}
     by = scored(tmp_path / "scored.jsonl", {id: list(map(float, some)) for id, some in totals.items()})
     done = train_grpo(grpo(examples_file, tiny_model, tmp_path / "run", order=order, by=by, epochs=2))
-    easy = [["tea", "lima"], ["cook", "egg"], ["oslo", "rome"]]
-    easy[1] = ["egg", "cook"]
+    easy = [["tea", "lima"], ["egg", "cook"], ["oslo", "rome"]]
     hard = [["rome", "oslo"], ["cook", "egg"], ["tea", "lima"]]
     taken: list[list[str]] = []
     for step in range(6):

@@ -49,6 +49,19 @@ class Batch:
     prompts: int
     generated: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the layers."""
+        return self.prompts * self.prompt + self.rows * self.completion
+
+    @property
+    def mask_cells(self) -> int:
+        """Numbers of the attention masks that padding makes necessary."""
+        length = self.prompt + self.completion
+        if self.prompts == self.rows:
+            return self.rows * length**2
+        return self.prompts * self.prompt**2 + self.rows * self.completion * length
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -115,11 +128,10 @@ def count_activations(model: Any, batch: Batch, arguments: _BaseConfig) -> int:
         copies = sum(2 * parameter.numel() for parameter in model.parameters() if parameter.dtype == torch.float32)
         model = model.to(torch.bfloat16)
     text = model.config.get_text_config()
-    tokens = batch.prompts * batch.prompt + batch.rows * batch.completion
-    kept = saved_bytes(model, tokens)
+    layers, size = text.num_hidden_layers, model.dtype.itemsize
+    kept = saved_bytes(model, batch.tokens) + batch.mask_cells * size * layers
     if arguments.gradient_checkpointing:
-        hidden = tokens * text.hidden_size * model.dtype.itemsize
-        kept = hidden * text.num_hidden_layers + kept // text.num_hidden_layers
+        kept = batch.tokens * text.hidden_size * size * layers + kept // layers
     return int(kept + copies)
 
 
@@ -154,7 +166,12 @@ class Attention(torch.autograd.Function):
 
 
 def counted_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """What transformers calls for attention; rows, heads, tokens, width in, rows, tokens, heads, width out."""
+    """What transformers calls for attention: (rows, heads, tokens, width) in, (rows, tokens, heads, width) out.
+
+    Where a batch is padded, as most are, keys and values are expanded to the heads of the queries.
+    """
+    groups = query.size(1) // key.size(1)
+    key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
     return Attention.apply(query, key, value).transpose(1, 2), None
 
 
