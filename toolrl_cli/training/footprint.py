@@ -55,6 +55,11 @@ class Batch:
         return self.prompts * self.prompt + self.rows * self.completion
 
     @property
+    def copied(self) -> int:
+        """Prompt tokens whose keys and values are copied to the rows that share them."""
+        return self.rows * self.prompt if self.prompts < self.rows else 0
+
+    @property
     def mask_cells(self) -> int:
         """Numbers of the attention masks that padding makes necessary."""
         length = self.prompt + self.completion
@@ -129,7 +134,8 @@ def count_activations(model: Any, batch: Batch, arguments: _BaseConfig) -> int:
         model = model.to(torch.bfloat16)
     text = model.config.get_text_config()
     layers, size = text.num_hidden_layers, model.dtype.itemsize
-    kept = saved_bytes(model, batch.tokens) + batch.mask_cells * size * layers
+    expanded = 2 * (key_value_width(text) + head_width(text) * text.num_attention_heads)
+    kept = saved_bytes(model, batch.tokens) + (batch.mask_cells + batch.copied * expanded) * size * layers
     if arguments.gradient_checkpointing:
         kept = batch.tokens * text.hidden_size * size * layers + kept // layers
     return int(kept + copies)
@@ -187,6 +193,9 @@ def quantized(config: TrainingConfig, parameter: Tensor) -> bool:
 
 def key_value_width(text: Any) -> int:
     """Numbers of a token's keys in a layer."""
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(heads * width)
+    return int((getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_width(text))
+
+
+def head_width(text: Any) -> int:
+    """Numbers of a token in one attention head."""
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
