@@ -8,7 +8,7 @@ import string
 from collections import Counter
 from typing import Protocol
 
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import DataError, UsageError
 from toolrl_cli.jsonl import dump_json
 from toolrl_cli.records import expect
 from toolrl_cli.web import WebClient
@@ -64,7 +64,7 @@ def open_judge(spec: str | None) -> Judge:
     kind, _, rest = spec.partition(":")
     url, _, model = rest.rpartition("#")
     if kind != "endpoint" or not url.startswith(("http://", "https://")) or not model:
-        raise ConfigError(f"--judge {spec!r} is no judge; write {SPECS}")
+        raise UsageError(f"--judge {spec!r} is no judge; write {SPECS}")
     return EndpointJudge(url, model)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import typer
 
-from toolrl_cli.errors import ConfigError, nearest
+from toolrl_cli.errors import ConfigError, UsageError, nearest
 from toolrl_cli.training.config import FormatName
 
 C = TypeVar("C")
@@ -157,7 +157,7 @@ def parse_settings(settings: list[str], option: str) -> dict[str, Any]:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{option} {setting}: must read key=value")
+            raise UsageError(f"{option} {setting}: must read key=value")
         values[key] = parse_value(text)
     return values
 

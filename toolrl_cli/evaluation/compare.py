@@ -10,7 +10,7 @@ from toolrl_cli.benches.base import Result
 from toolrl_cli.benches.stats import MCNEMAR, Interval, bootstrap_difference, bootstrap_weighted, mcnemar, paired, weigh
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.evaluation.recorded import Recorded
-from toolrl_cli.evaluation.summary import Summary, Table, show_number
+from toolrl_cli.evaluation.summary import Summary, Table, show_number, spell
 from toolrl_cli.records import Json
 
 SHOWN = 10
@@ -192,18 +192,16 @@ def flips_line(flips: Flips) -> str:
 def change_row(name: str, change: Change) -> list[str]:
     """A change as a row of its table."""
     difference = change.difference
-    low, high = show_change(difference.low, difference), show_change(difference.high, difference)
+    shown, low, high = (
+        spell(difference.scale * value, difference, sign="+")
+        for value in (difference.value, difference.low, difference.high)
+    )
     return [
         name,
         show_number(change.before, difference),
         show_number(change.now, difference),
-        show_change(difference.value, difference),
+        shown,
         f"{low} .. {high}",
         str(difference.n),
         difference.method,
     ]
-
-
-def show_change(value: float, figure: Interval) -> str:
-    """A difference with its sign, in percentage points for shares."""
-    return f"{100 * value:+.2f}" if figure.unit == "share" else f"{value:+.4f}"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from toolrl_cli.benches.base import Bench, Entry, Result, ShowsGold
-from toolrl_cli.errors import ConfigError, nearest
+from toolrl_cli.errors import UsageError, nearest
+from toolrl_cli.evaluation.planning import hash_prompt, to_prompt
 from toolrl_cli.evaluation.recorded import read_finished, read_graded, reopen
-from toolrl_cli.evaluation.run import hash_prompt, to_prompt
 from toolrl_cli.inference.base import Prompt
 from toolrl_cli.jsonl import dump_json
 from toolrl_cli.records import Json
@@ -94,7 +94,7 @@ def refuse_unknown(categories: tuple[str, ...], results: Mapping[str, Result]) -
     for category in categories:
         if category not in known:
             choices = f"{', '.join(known)}{nearest(category, known)}"
-            raise ConfigError(f"--category {category}: no results of it here; choose from {choices}")
+            raise UsageError(f"--category {category}: no results of it here; choose from {choices}")
 
 
 def exhibit(bench: Bench, entry: Entry, prompt: Prompt, result: Result) -> Exhibit:

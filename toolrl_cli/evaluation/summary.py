@@ -144,7 +144,7 @@ def summary_tables(summary: Summary) -> list[Table]:
 
 def spread_table(spread: Spread) -> Table:
     """How the samples of each entry differ, as a table."""
-    row = [str(len(spread.accuracies)), f"{spread.mean:.4f}", f"{spread.standard_deviation:.4f}"]
+    row = [str(len(spread.accuracies)), percent(spread.mean), percent(spread.standard_deviation)]
     return Table("over the samples of each entry", ["samples", "mean accuracy", "standard deviation"], [row])
 
 
@@ -156,7 +156,13 @@ def metric_row(name: str, metric: Interval) -> list[str]:
 
 def show_number(value: float, figure: Interval) -> str:
     """A value in the unit of a figure, shares in percent."""
-    return percent(value) if figure.unit == "share" else f"{value:.4f}"
+    return spell(figure.scale * value, figure) + ("%" if figure.unit == "share" else "")
+
+
+def spell(value: float, figure: Interval, *, sign: str = "") -> str:
+    """A number as people read it with the digits of its kind; what they cannot tell from zero has no minus."""
+    digits = 2 if figure.unit == "share" else 4
+    return format(round(value, digits) + 0.0, f"{sign}.{digits}f")
 
 
 def failure_tables(summary: Summary) -> Iterator[Table]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from toolrl_cli.errors import ConfigError, first_line, nearest
+from toolrl_cli.errors import UsageError, first_line, nearest
 from toolrl_cli.training.config import TrainingConfig
 from toolrl_cli.training.models import find_device
 
@@ -23,15 +23,15 @@ def build_arguments(kind: type[_BaseConfig], config: TrainingConfig, own: dict[s
     hints = get_type_hints(kind)
     for name, value in config.overrides.items():
         if name == "output_dir":
-            raise ConfigError("--set output_dir: the run folder is what --output names")
+            raise UsageError("--set output_dir: the run folder is what --output names")
         if name not in known:
-            raise ConfigError(f"--set {name}: no argument of trl.{kind.__name__}{nearest(name, known)}")
+            raise UsageError(f"--set {name}: no argument of trl.{kind.__name__}{nearest(name, known)}")
         if isinstance(value, str) and not takes_text(hints[name]):
-            raise ConfigError(f"--set {name}={value}: trl.{kind.__name__} wants {show_type(hints[name])}")
+            raise UsageError(f"--set {name}={value}: trl.{kind.__name__} wants {show_type(hints[name])}")
     try:
         return kind(**shared_arguments(config) | own | config.overrides)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"trl.{kind.__name__} refuses these arguments: {first_line(error)}") from error
+        raise UsageError(f"trl.{kind.__name__} refuses these arguments: {first_line(error)}") from error
 
 
 def takes_text(hint: Any) -> bool:

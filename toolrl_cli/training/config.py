@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from toolrl_cli.records import Json
@@ -49,9 +49,9 @@ class TrainingConfig:
                 continue
             if not (value >= 0 if name in MAY_BE_ZERO else value > 0):
                 lowest = "0 or more" if name in MAY_BE_ZERO else "above 0"
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: must be {lowest}")
+                raise UsageError(f"--{name.replace('_', '-')} {value}: must be {lowest}")
         if self.batch_size % min(self.micro_batch_size, self.batch_size):
-            raise ConfigError(
+            raise UsageError(
                 f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
             )
 
@@ -92,6 +92,6 @@ class GrpoConfig(TrainingConfig):
         """Refuse what no group can be made of; raise `ConfigError`."""
         super().__post_init__()
         if self.num_generations < 2 or self.batch_size % self.num_generations:
-            raise ConfigError(
+            raise UsageError(
                 f"--num-generations {self.num_generations}: must be 2 or more and divide --batch-size {self.batch_size}"
             )

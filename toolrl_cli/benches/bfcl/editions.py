@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from toolrl_cli.benches.bfcl.aggregation import Accuracies, Scores, mean, weigh
 from toolrl_cli.downloads import Wheel
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import UsageError
 from toolrl_cli.records import Json
 
 LIVE_AST = {"live_simple": 258, "live_multiple": 1053, "live_parallel": 16, "live_parallel_multiple": 24}
@@ -56,7 +56,7 @@ class Edition:
         """
         for name in names:
             if name not in self.counts:
-                raise ConfigError(f"category {name!r} is not supported; choose from {', '.join(self.counts)}")
+                raise UsageError(f"category {name!r} is not supported; choose from {', '.join(self.counts)}")
         return tuple(name for name in self.counts if name in names or not names)
 
     def aggregate(self, accuracy: Mapping[str, float]) -> Json:
