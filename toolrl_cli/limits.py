@@ -18,7 +18,7 @@ def read_limits(option: str, texts: Iterable[str], *, default: str, kind: str) -
         kind: what a name names, for messages.
 
     Raises:
-        ConfigError: a text is neither, or a name is given twice.
+        UsageError: a text is neither, or a name is given twice.
     """
     limits: dict[str, float] = {}
     for text in texts:

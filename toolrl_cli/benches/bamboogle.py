@@ -183,7 +183,7 @@ def explain_silence(last: Answer) -> Outcome:
 
 
 def check(config: BenchConfig) -> None:
-    """Raise `ConfigError` unless search, judge and record fit together."""
+    """Raise `UsageError` unless search, judge and record fit together."""
     check_search(config.search)
     open_judge(config.judge)
     kind = (config.search or "").partition(":")[0]

@@ -183,7 +183,7 @@ class BenchKind:
     """A benchmark as `--bench` knows it; one that a module of this package holds is found by its name.
 
     `open` gives the bench, ready for use inside its block. `options` are the fields of the configuration that only
-    some benches read, this one among them; one with `data` cannot do without. `check` raises `ConfigError` for
+    some benches read, this one among them; one with `data` cannot do without. `check` raises `UsageError` for
     values that contradict each other, `hashes` are those of what the bench brings along, for the manifest.
     """
 

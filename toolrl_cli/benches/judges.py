@@ -58,7 +58,7 @@ class Judge(Protocol):
 
 
 def open_judge(spec: str | None) -> Judge:
-    """The judge that a spec names: `exact`, also for None, or `endpoint:URL#MODEL`; raise `ConfigError` otherwise."""
+    """The judge that a spec names: `exact`, also for None, or `endpoint:URL#MODEL`; raise `UsageError` otherwise."""
     if spec in (None, "exact"):
         return lambda question, gold, answer: matches(gold, answer)
     kind, _, rest = spec.partition(":")

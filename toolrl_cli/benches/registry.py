@@ -21,7 +21,7 @@ BENCHES = load_benches()
 
 
 def find_bench(name: str) -> BenchKind:
-    """The bench of that name; raise `ConfigError` for an unknown one."""
+    """The bench of that name; raise `UsageError` for an unknown one."""
     if name not in BENCHES:
         raise UsageError(f"unknown bench {name!r}; choose from {', '.join(BENCHES)}")
     return BENCHES[name]

@@ -50,7 +50,7 @@ def write_hits(hits: Iterable[Hit]) -> str:
 
 
 def check_search(spec: str | None) -> None:
-    """Raise `ConfigError` unless the spec names an engine, with its file where it needs one."""
+    """Raise `UsageError` unless the spec names an engine, with its file where it needs one."""
     kind, _, file = (spec or "bm25").partition(":")
     if kind == "bm25" and not file:
         raise UsageError(f"the search tool needs a corpus; give --search bm25:CORPUS.jsonl, or another of {SPECS}")

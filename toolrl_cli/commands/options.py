@@ -151,7 +151,7 @@ def parse_settings(settings: list[str], option: str) -> dict[str, Any]:
     """`["key=value", ...]`, given by an option, as a dictionary of values that are read as YAML.
 
     Raises:
-        ConfigError: a setting has no `=`.
+        UsageError: a setting has no `=`.
     """
     values = {}
     for setting in settings:

@@ -31,7 +31,7 @@ class EvalConfig:
     `record` (a file that keeps its answers) and `judge` (what decides whether an answer is right) to bamboogle.
 
     Raises:
-        ConfigError: the values contradict each other.
+        UsageError: the values contradict each other.
     """
 
     bench: str
@@ -69,6 +69,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         kind = find_bench(self.bench)
         check_source(self)
+        if self.resume and self.overwrite:
+            raise UsageError("--resume continues what --overwrite would delete; leave one out")
         if "data" in kind.options and self.data is None:
             raise UsageError(f"--data FILE is what --bench {self.bench} evaluates on; give the two together")
         for field in fields(self):
@@ -80,7 +82,7 @@ class EvalConfig:
 
 
 def check_source(config: EvalConfig) -> None:
-    """Raise `ConfigError` when the options that say where completions come from contradict each other."""
+    """Raise `UsageError` when the options that say where completions come from contradict each other."""
     if [config.model, config.endpoint, config.predictions].count(None) != 2:
         raise UsageError("completions need one source; give either --model or --endpoint or --predictions")
     if (config.endpoint is None) != (config.served_model is None):

@@ -39,7 +39,7 @@ class Gate:
 
 
 def read_gates(option: str, texts: Iterable[str]) -> dict[str, float]:
-    """The limits of an option by metric or category; raise `ConfigError` for what is no limit."""
+    """The limits of an option by metric or category; raise `UsageError` for what is no limit."""
     return read_limits(option, texts, default=HEADLINE, kind="metric")
 
 
@@ -112,7 +112,7 @@ def check_drop(name: str, change: Change, limit: float) -> Gate:
     )
     text = (
         f"{name} went from {before} to {now}, by {spell(-drop, figure, sign='+')}{unit} (95% interval {low} to {high}, "
-        f"{figure.n} pairs), {'within' if passed else 'beyond'} the drop of {limit:g} that is allowed"
+        f"n {figure.n}), {'within' if passed else 'beyond'} the drop of {limit:g} that is allowed"
     )
     return Gate(MAX_DROP, name, limit, drop, passed, text)
 

@@ -21,7 +21,7 @@ class ReviewConfig:
     """What an evaluation is held against; limits are by metric or category (see `gates`).
 
     Raises:
-        ConfigError: a drop is limited, but there is no baseline.
+        UsageError: a drop is limited, but there is no baseline.
     """
 
     baseline: Path | None = None
@@ -81,7 +81,7 @@ def review(recorded: Recorded, config: ReviewConfig) -> Review:
     """Compare and gate a finished evaluation, and write its JUnit file where one is wanted.
 
     Raises:
-        ConfigError: a limit names what there is not, or the baseline is of another bench.
+        ConfigError: a limit names what there is not or is out of reach, or the baseline is of another bench.
         DataError: the baseline is no finished evaluation, or has no entry in common.
         SetupError: the JUnit file cannot be written.
     """

@@ -68,7 +68,7 @@ def find_exhibits(
         bfcl_wheel: a local wheel of bfcl-eval.
 
     Raises:
-        ConfigError: a category has no results here.
+        UsageError: a category has no results here.
         DataError: the folder holds no finished evaluation, or its data have changed.
         SetupError: the wheel cannot be had.
     """
@@ -89,7 +89,7 @@ def find_exhibits(
 
 
 def refuse_unknown(categories: tuple[str, ...], results: Mapping[str, Result]) -> None:
-    """Raise `ConfigError` for a category that has no results."""
+    """Raise `UsageError` for a category that has no results."""
     known = sorted({result.category for result in results.values()})
     for category in categories:
         if category not in known:

@@ -135,7 +135,7 @@ def summary_tables(summary: Summary) -> list[Table]:
     metrics = [metric_row(name, metric) for name, metric in summary.metrics.items()]
     tables = [
         Table(f"{summary.bench}: {summary.source}", columns, categories),
-        Table(f"over all {summary.n} entries", ["metric", "value", "95% interval", "n", "method"], metrics),
+        Table(f"over all {count_entries(summary.n)}", ["metric", "value", "95% interval", "n", "method"], metrics),
     ]
     tables += [official_table(summary.official)] if summary.official is not None else []
     tables += [spread_table(summary.samples)] if summary.samples is not None else []
@@ -165,6 +165,11 @@ def spell(value: float, figure: Interval, *, sign: str = "") -> str:
     return format(round(value, digits) + 0.0, f"{sign}.{digits}f")
 
 
+def count_entries(n: int) -> str:
+    """A number of entries in words."""
+    return "1 entry" if n == 1 else f"{n} entries"
+
+
 def failure_tables(summary: Summary) -> Iterator[Table]:
     """How answers fail, a row a category and a column a kind; nothing where all are right."""
     total: Counter[str] = Counter()
@@ -180,7 +185,8 @@ def failure_tables(summary: Summary) -> Iterator[Table]:
 def error_tables(errors: Errors) -> Iterator[Table]:
     """The entries without a verdict; nothing where there are none."""
     if errors.n:
-        title = f"{errors.n} entries without a verdict, counted wrong" + (", the first of them" * (errors.n > SHOWN))
+        title = f"{count_entries(errors.n)} without a verdict, counted wrong"
+        title += ", the first of them" * (errors.n > SHOWN)
         yield Table(title, ["id", "error"], [[e.id, f"{e.error_type}: {e.error}"] for e in errors.shown])
 
 

@@ -137,7 +137,7 @@ def tools_hash(example: Example) -> int:
 
 
 def make_token_counter(choice: Choice) -> Callable[[Example], int]:
-    """The function that counts the tokens of a prompt; raise `ConfigError` when no tokenizer was named."""
+    """The function that counts the tokens of a prompt; raise `UsageError` when no tokenizer was named."""
     if choice.tokenizer is None:
         raise UsageError("--max-prompt-tokens needs --tokenizer, the model whose tokens count")
     text_format = choose_format(choice.tokenizer, choice.format, choice.template)

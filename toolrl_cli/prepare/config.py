@@ -96,7 +96,7 @@ class PrepareConfig:
 
 
 def read_mix(text: str | None) -> dict[str, int]:
-    """`toolace=2000,xlam=1000` as numbers by source; raise `ConfigError` for anything else."""
+    """`toolace=2000,xlam=1000` as numbers by source; raise `UsageError` for anything else."""
     counts: dict[str, int] = {}
     for part in split_list(text):
         source, _, count = part.partition("=")
@@ -110,7 +110,7 @@ def read_splits(texts: Iterable[str]) -> tuple[str | None, dict[str, float]]:
     """The split to read of a data set on the Hub, and the shares of the splits to write.
 
     Raises:
-        ConfigError: a share is not between 0 and 1, the shares take everything, or a name is no file name.
+        UsageError: a share is not between 0 and 1, the shares take everything, or a name is no file name.
     """
     hub_split: str | None = None
     shares: dict[str, float] = {}

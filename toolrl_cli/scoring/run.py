@@ -156,12 +156,12 @@ def make_scorer(config: ScoreConfig) -> Callable[[Piece], ScoredChunk]:
 
 
 def read_gates(texts: Iterable[str]) -> dict[str, float]:
-    """`2.5` or `part=2.5` as the lowest mean of the total or a part; raise `ConfigError` for anything else."""
+    """`2.5` or `part=2.5` as the lowest mean of the total or a part; raise `UsageError` for anything else."""
     return read_limits("--fail-under", texts, default="total", kind="part")
 
 
 def check_gates(gates: Mapping[str, float], reward: Reward) -> None:
-    """Raise `ConfigError` for a gate on something that the summary does not have."""
+    """Raise `UsageError` for a gate on something that the summary does not have."""
     known = ("total", *reward.weights, "exact_rate")
     for name in gates:
         if name not in known:

@@ -25,7 +25,7 @@ CATALOGUES = {source.catalogue for source in SOURCES.values() if source.catalogu
 
 
 def find_source(name: str) -> Source:
-    """The source of that name; raise `ConfigError` for an unknown one."""
+    """The source of that name; raise `UsageError` for an unknown one."""
     if name not in SOURCES:
         raise UsageError(f"unknown source {name!r}; choose from {', '.join(SOURCES)}")
     return SOURCES[name]

@@ -17,7 +17,7 @@ def build_arguments(kind: type[_BaseConfig], config: TrainingConfig, own: dict[s
     """TRL arguments from the shared configuration, the command's `own` ones and the user's overrides.
 
     Raises:
-        ConfigError: an override is no field of the class, or the class refuses a value.
+        UsageError: an override is no field of the class, or the class refuses a value.
     """
     known = [field.name for field in fields(kind) if field.init]
     hints = get_type_hints(kind)

@@ -43,7 +43,7 @@ class TrainingConfig:
     dry_run: Annotated[bool, "Check everything, print the resolved plan and stop."] = False
 
     def __post_init__(self) -> None:
-        """Refuse what no run can be made of; raise `ConfigError`."""
+        """Refuse what no run can be made of; raise `UsageError`."""
         for name, value in asdict(self).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
@@ -89,7 +89,7 @@ class GrpoConfig(TrainingConfig):
     beta: Annotated[float, "Weight of the KL divergence from the starting model."] = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what no group can be made of; raise `ConfigError`."""
+        """Refuse what no group can be made of; raise `UsageError`."""
         super().__post_init__()
         if self.num_generations < 2 or self.batch_size % self.num_generations:
             raise UsageError(

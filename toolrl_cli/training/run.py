@@ -200,7 +200,7 @@ def load_materials(config: TrainingConfig, source: ModelSource) -> Materials:
 
 
 def refuse_output_over_input(config: TrainingConfig, source: ModelSource) -> None:
-    """Raise `ConfigError` when overwriting the output would delete the data, the template, the model or its base."""
+    """Raise `UsageError` when overwriting the output would delete the data, the template, the model or its base."""
     output = config.output.resolve()
     for given in (config.data, config.template, Path(config.model), source.base, source.adapter):
         if given and given.exists() and (given.resolve() == output or output in given.resolve().parents):
