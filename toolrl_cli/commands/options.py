@@ -107,7 +107,11 @@ def takes(record: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[...
             for name, option in SETTINGS.items():
                 if name in told:
                     told[name] = parse_settings(told[name], option)
-            command(record(**told), values["as_json"])
+            try:
+                config = record(**told)
+            except ConfigError as error:  # nothing but the options has been looked at
+                raise UsageError(str(error)) from error
+            command(config, values["as_json"])
 
         parameters = [parameter_of(field, hint) for field, hint in annotated_fields(record)]
         parameters += [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from toolrl_cli.benches.registry import find_bench, owners
-from toolrl_cli.errors import UsageError
+from toolrl_cli.errors import ConfigError, UsageError
 from toolrl_cli.training.config import FormatName
 
 OPTIONS = {"data": "--data FILE", "categories": "--category"}
@@ -90,7 +90,10 @@ def check_source(config: EvalConfig) -> None:
     if config.endpoint is not None:
         from toolrl_cli.inference.endpoint import completions_url
 
-        completions_url(config.endpoint)
+        try:
+            completions_url(config.endpoint)
+        except ConfigError as error:
+            raise UsageError(str(error)) from error
     if config.endpoint is None and config.tools == "native":
         raise UsageError("--tools native belongs to --endpoint; for a local model give --format native")
     if config.tools == "native" and config.template is not None:

@@ -85,16 +85,17 @@ def read_graded(folder: Path) -> dict[str, Result]:
 
 
 def read_results(path: Path) -> dict[Key, Result]:
-    """The results by id and sample, in the order of the file.
+    """The results by id and sample, in the order of the file; of an entry that was asked again the last.
 
     Raises:
-        DataError: a line is no result, or a second one of its entry, as two runs in one folder leave them.
+        DataError: a line is no result, or a second one of an entry that was answered, as two runs at once leave them.
     """
     results: dict[Key, Result] = {}
 
     def add(raw: object) -> None:
         result = Result.from_json(raw)
-        if result.key in results:
+        earlier = results.get(result.key)
+        if earlier is not None and earlier.error_type != "engine":
             raise DataError(f"a second result of {result.id!r}; remove one of the two lines")
         results[result.key] = result
 

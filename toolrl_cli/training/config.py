@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from toolrl_cli.errors import UsageError
+from toolrl_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from toolrl_cli.records import Json
@@ -43,15 +43,15 @@ class TrainingConfig:
     dry_run: Annotated[bool, "Check everything, print the resolved plan and stop."] = False
 
     def __post_init__(self) -> None:
-        """Refuse what no run can be made of; raise `UsageError`."""
+        """Refuse what no run can be made of; raise `ConfigError`."""
         for name, value in asdict(self).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             if not (value >= 0 if name in MAY_BE_ZERO else value > 0):
                 lowest = "0 or more" if name in MAY_BE_ZERO else "above 0"
-                raise UsageError(f"--{name.replace('_', '-')} {value}: must be {lowest}")
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: must be {lowest}")
         if self.batch_size % min(self.micro_batch_size, self.batch_size):
-            raise UsageError(
+            raise ConfigError(
                 f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
             )
 
@@ -89,9 +89,9 @@ class GrpoConfig(TrainingConfig):
     beta: Annotated[float, "Weight of the KL divergence from the starting model."] = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what no group can be made of; raise `UsageError`."""
+        """Refuse what no group can be made of; raise `ConfigError`."""
         super().__post_init__()
         if self.num_generations < 2 or self.batch_size % self.num_generations:
-            raise UsageError(
+            raise ConfigError(
                 f"--num-generations {self.num_generations}: must be 2 or more and divide --batch-size {self.batch_size}"
             )
