@@ -43,7 +43,7 @@ def read_call(value: object, key: str, text: str) -> PredictedCall:
 
 
 def decode_leniently(text: str, start: int, closing: str) -> tuple[list[PredictedCall], int]:
-    """The calls from `start` to a closing tag, or the end, and where that is: objects or lists of them, laid out anyhow.
+    """The calls from `start` to a closing tag or the end, and where that is: objects or lists of them, in any layout.
 
     Raises:
         FormatError: something there is no JSON, no call, or a number too long or nested too deeply for Python.

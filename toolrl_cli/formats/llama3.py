@@ -93,7 +93,7 @@ def skip_python_tag(text: str) -> int:
 
 
 def find_values(text: str, start: int) -> list[object]:
-    """The JSON values of calls that the text from `start` on is, none when it is something else; raise as `decode_value`."""
+    """The JSON values of text that is calls from `start` on, none of any other text; raise as `decode_value`."""
     if not STARTS_CALL.match(text, start) or not NAMED.search(text, start):
         return []
     values = list(decode_values(text, start))

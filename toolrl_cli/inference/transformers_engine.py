@@ -100,7 +100,7 @@ class TransformersEngine:
 
 
 def write_prompt(tokenizer: Any, messages: Sequence[Json], tools: Sequence[Json] | None) -> str:
-    """The text of a prompt, whose tokens, without further special ones, are those of `tokenize_prompt`; raise as it does."""
+    """The text of a prompt, whose tokens (no special ones added) are those of `tokenize_prompt`; raise as it does."""
     text: str = apply_chat_template(tokenizer, messages, tools, tokenize=False)
     return text
 
