@@ -20,7 +20,10 @@ def score(
     matching: options.MatchingName = None,
     set_reward: options.RewardSettings = None,
     step: options.Step = 0,
-    format: options.CompletionFormat = None,
+    format: Annotated[
+        options.CompletionFormat | None,
+        typer.Option("--format", help="Text format of the completions (else what each row says, else toolrl)."),
+    ] = None,
     group_by: Annotated[str | None, typer.Option(help="Report groups too; prompt, or a field of the rows.")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print each row's calls as a diff, and the reasons.")
