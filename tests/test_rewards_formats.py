@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from conftest import InProcess, read_rows, refusal, write_lines
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from test_formats_native import calls, hostile
+from test_formats_native import DATA, calls, hostile, real_examples
 
 from toolrl_cli.errors import ConfigError, FormatError
 from toolrl_cli.formats import find_format, stock_format
@@ -226,6 +227,17 @@ def test_the_gold_earns_everything(name: str, target: Target) -> None:
         score = reward.score(Rollout(text, target, text_format=name, step=40))
         assert score.parts["format"] == reward.spec.format.bounds(40)[1]  # type: ignore[union-attr]
         assert score.outcome is (Outcome.EXACT if target.tool_calls else Outcome.ABSTAINED)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the shared data sets are not here")
+@pytest.mark.parametrize("name", ["hermes", "llama3"])
+def test_real_gold_earns_everything(name: str) -> None:
+    """Also the 17 rows whose thoughts mention the tags, which earn nothing in the toolrl format."""
+    targets = [replace(e.target, thought=None) for e in real_examples("toolrl", "toolrl/rlla_sft.json")]
+    if name == "hermes":
+        targets += [e.target for e in real_examples("toolrl", "toolrl/rlla_sft.json")]
+    totals = [judge(native(name).render_target(target), target, name, "robust").total for target in targets]
+    assert (set(totals), len(totals)) == ({4.0}, {"hermes": 800, "llama3": 400}[name])
 
 
 @given(st.sampled_from(["hermes", "llama3"]), honest_targets, st.sampled_from([None, 1]), st.booleans())
