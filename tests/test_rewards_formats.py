@@ -50,6 +50,8 @@ HERMES_FORMS: list[tuple[Target, str, list[str]]] = [
     (GOLD, f"{BLOCK}\nHi", ["text after </tool_call>"]),
     (GOLD, f"{BLOCK}\n\n{BLOCK}", [ON_LINES]),
     (GOLD, f"<tool_call>{LINE}\n</tool_call>", [ON_LINES]),
+    (GOLD, f"<tool_call>\n{LINE}</tool_call>\nHi\n</tool_call>", [ON_LINES]),
+    (GOLD, f"<tool_call>\n<tool_call>\n{LINE}\n</tool_call>", [ON_LINES]),
     (GOLD, "<tool_call>\n</tool_call>", [ON_LINES]),
     (GOLD, f"<tool_call>\n{LINE}</tool_call>", ["</tool_call> must stand on a line of its own"]),
     (GOLD, f"<tool_call>\n{LINE}", ["<tool_call> is not closed"]),

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from toolrl_cli.errors import FormatError
 from toolrl_cli.formats.calls import decode_call, decode_leniently, decode_value, gold_call, read_call
 from toolrl_cli.formats.native import NativeFormat
+from toolrl_cli.jsonl import load_json
 from toolrl_cli.records import PredictedCall, Target, ToolCall
 
 OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
@@ -79,7 +80,7 @@ class HermesFormat(NativeFormat):
         return calls
 
     def split_completion(self, text: str) -> tuple[str | None, str]:
-        """The thought and what follows it; a thought that is never closed runs to the end."""
+        """The thought, which the prompt may have opened, and what follows; one that is never closed is all there is."""
         text = text.strip()
         if text.startswith(OPEN_THINK) and CLOSE_THINK not in text:
             return None, ""
@@ -167,7 +168,7 @@ def explain_answer(answer: str, target: Target) -> Iterator[str]:
 
 
 def explain_blocks(text: str) -> Iterator[str]:
-    """What is wrong with the lines of text that should be call blocks; no line of JSON begins with a tag."""
+    """What is wrong with the lines of text that should be call blocks and nothing else."""
     *blocks, behind = f"\n{text}".split(f"\n{CLOSE_CALL}")
     if not blocks or OPEN_CALL in behind:
         yield (
@@ -175,5 +176,21 @@ def explain_blocks(text: str) -> Iterator[str]:
         )
     elif behind.strip():
         yield "text after </tool_call>"
-    elif not all(block.startswith(f"\n{OPEN_CALL}\n") for block in blocks):
+    elif not all(map(is_block, blocks)):
         yield "each <tool_call> and </tool_call> must stand on a line of its own, without empty lines between blocks"
+
+
+def is_block(text: str) -> bool:
+    """Whether text up to a closing line, which no JSON holds, is an opening line and content with tags in JSON only."""
+    start = f"\n{OPEN_CALL}\n"
+    content = text.removeprefix(start)
+    return content != text and (not (OPEN_CALL in content or CLOSE_CALL in content) or is_json(content))
+
+
+def is_json(text: str) -> bool:
+    """Whether text is one JSON value."""
+    try:
+        load_json(text)
+    except ValueError:
+        return False
+    return True

@@ -27,7 +27,7 @@ MAX_STEP = 10**12
 class Wanted:
     """What is to be made of the rows besides counts.
 
-    `step` is that of rows without one, `text_format` that of all rows, None for what each says itself.
+    `step` and `text_format` are those of rows that name none; a row may name no other format than a wanted one.
     """
 
     step: int = 0
@@ -114,7 +114,7 @@ def decode_row(line: bytes) -> Json:
     return expect(value, dict, "row")
 
 
-def read_rollout(row: Json, wanted: Wanted = Wanted()) -> Rollout:
+def read_rollout(row: Json, wanted: Wanted) -> Rollout:
     """What a reward looks at in a row: the completion, its target (else the text `ground_truth`), and the rest.
 
     Raises:

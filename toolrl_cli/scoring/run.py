@@ -11,7 +11,6 @@ from typing import Any
 
 from toolrl_cli.console import byte_progress
 from toolrl_cli.errors import ConfigError, DataError, GateFailed, nearest
-from toolrl_cli.formats import stock_format
 from toolrl_cli.jsonl import Piece, cut_lines, is_stream, open_atomic, read_piece
 from toolrl_cli.limits import read_limits
 from toolrl_cli.parallel import map_in_order
@@ -76,12 +75,10 @@ def score_file(
 
     Raises:
         DataError: a file is missing or holds no row that can be scored, or `strict` met a bad row.
-        ConfigError: the reward, the format or a gate is unknown, or the output exists and `overwrite` is not set.
+        ConfigError: the reward or a gate is unknown, or the output exists and `overwrite` is not set.
         SetupError: the output cannot be written, or a worker died.
     """
     reward = config.build_reward()
-    if config.format:
-        stock_format(config.format)
     check_gates(config.fail_under, reward)
     refuse_output(config)
     refuse_other_formats(config.data)
