@@ -23,7 +23,6 @@ from toolrl_cli.jsonl import RecordLog, drop_partial_line, dump_json, read_recor
 from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.reading import find_files, is_hub
 from toolrl_cli.records import Completion, Json
-from toolrl_cli.rewards import require_readable
 from toolrl_cli.training.text_format import TEMPLATE_FILE, choose_format
 
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
@@ -130,13 +129,11 @@ def settle_format(config: EvalConfig) -> TextFormat:
     """The text format of an evaluation, by default that of the model's training.
 
     Raises:
-        ConfigError: the model was trained in another one, or rewards do not read it.
+        ConfigError: the model was trained in another one.
     """
     text_format = choose_format(config.model, config.format, config.template)
     if config.tools == "native":
         text_format = ServedFormat(text_format)
-    if "reward" in find_bench(config.bench).options:
-        require_readable(text_format)
     folder = Path(config.model or "")
     if config.model is None or not (folder / FILE_NAME).is_file():
         return text_format

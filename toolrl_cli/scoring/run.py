@@ -11,6 +11,7 @@ from typing import Any
 
 from toolrl_cli.console import byte_progress
 from toolrl_cli.errors import ConfigError, DataError, GateFailed, nearest
+from toolrl_cli.formats import stock_format
 from toolrl_cli.jsonl import Piece, cut_lines, is_stream, open_atomic, read_piece
 from toolrl_cli.limits import read_limits
 from toolrl_cli.parallel import map_in_order
@@ -35,6 +36,7 @@ class ScoreConfig:
     matching: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     step: int = 0
+    format: str | None = None
     workers: int = 1
     explain: bool = False
     group_by: str | None = None
@@ -51,7 +53,9 @@ class ScoreConfig:
     @property
     def wanted(self) -> Wanted:
         """What is to be made of each row."""
-        return Wanted(self.step, self.output is not None, self.explain, self.group_by, self.baseline is not None)
+        return Wanted(
+            self.step, self.format, self.output is not None, self.explain, self.group_by, self.baseline is not None
+        )
 
 
 def score_file(
@@ -72,10 +76,12 @@ def score_file(
 
     Raises:
         DataError: a file is missing or holds no row that can be scored, or `strict` met a bad row.
-        ConfigError: the reward or a gate is unknown, or the output exists and `overwrite` is not set.
+        ConfigError: the reward, the format or a gate is unknown, or the output exists and `overwrite` is not set.
         SetupError: the output cannot be written, or a worker died.
     """
     reward = config.build_reward()
+    if config.format:
+        stock_format(config.format)
     check_gates(config.fail_under, reward)
     refuse_output(config)
     refuse_other_formats(config.data)
