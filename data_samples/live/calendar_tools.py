@@ -1,4 +1,4 @@
-"""A small calendar with state, to train on: `toolrl grpo data_samples/live/tasks.jsonl --tools data_samples/live/calendar_tools.py`.
+"""A small calendar with state, whose methods run as tools while a model trains (`toolrl grpo --tools`).
 
 Public methods are the tools; their type hints and docstrings make the schemas that the model sees.
 """

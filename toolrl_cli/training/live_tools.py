@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from toolrl_cli.errors import ConfigError, DataError, first_line, nearest
+from toolrl_cli.formats.tools import plain_tool
 from toolrl_cli.manifest import hash_file
 from toolrl_cli.records import Example, Json
 from toolrl_cli.rewards.custom import load_file
@@ -34,8 +37,12 @@ class LiveTools:
 
     @property
     def trainer_options(self) -> Json:
-        """The keyword arguments that `trl.GRPOTrainer` takes for them."""
-        return {"tools": list(self.functions), "environment_factory": self.environment}
+        """The keyword arguments that the trainer takes for them."""
+        return {
+            "tools": list(self.functions),
+            "environment_factory": self.environment,
+            "tool_schemas": self.schemas,
+        }
 
     def serve(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with these tools in place of their own.
@@ -78,9 +85,12 @@ def load_live_tools(path: Path) -> LiveTools:
 def import_tools(path: Path) -> ModuleType:
     """The file as a module; raise `ConfigError` when importing it fails."""
     try:
-        return load_file(path)
+        with redirect_stdout(sys.stderr):
+            return load_file(path)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"--tools {path}: cannot be imported ({type(error).__name__}: {first_line(error)})") from error
+        raise ConfigError(
+            f"--tools {path}: cannot be imported ({type(error).__name__}: {first_line(error)})"
+        ) from error
 
 
 def own_members(module: ModuleType, kind: Callable[[object], bool]) -> list[tuple[str, Any]]:
@@ -115,4 +125,4 @@ def schema_of(path: Path, tool: Callable[..., Any]) -> Json:
             f"--tools {path}: {tool.__qualname__} has no schema ({first_line(error)}); give it type hints and a "
             "Google-style docstring with Args"
         ) from error
-    return {"type": "function", "function": {key: schema["function"][key] for key in schema["function"] if key != "return"}}
+    return plain_tool(schema)
