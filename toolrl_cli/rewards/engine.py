@@ -85,8 +85,11 @@ class SpecReward:
         reading = reader.read(text, target)
         outcome, share, reasons = self._judge(reading, rollout, explain)
         well_formed = reading[0]
+        if rollout.truncated and reader.open_ended and target.response and not target.tool_calls:
+            well_formed = False
         if explain and spec.format and not well_formed:
-            reasons = (*(f"format: {why}" for why in reader.explain(text, target)), *reasons)
+            wrong = reader.explain(text, target) or ["the text has no end"]
+            reasons = (*(f"format: {why}" for why in wrong), *reasons)
         parts: dict[str, float | None] = {}
         total = 0.0
         for name, weight, low, high in self._bounds_at(step):

@@ -18,12 +18,14 @@ class Reader(NamedTuple):
     """What a reward asks about the stripped text of a completion.
 
     `read` says what is in it, `explain` what is wrong with its form when `read` finds it wrong, and `thought` is the
-    text that a length part counts.
+    text that a length part counts. `open_ended` says that a response is not closed by anything, so that its text does
+    not show whether it is whole.
     """
 
     read: Callable[[str, Target], Reading]
     explain: Callable[[str, Target], list[str]]
     thought: Callable[[str], str]
+    open_ended: bool = False
 
 
 @cache
@@ -35,7 +37,10 @@ def find_reader(text_format: str, reading: str) -> Reader:
         return Reader(read_leniently if lenient else read_as_released, explain_blocks, thought_of)
     parse = found.parse_leniently if lenient else found.parse_tool_calls
     return Reader(
-        partial(read_native, found, parse), found.explain_form, lambda text: found.split_completion(text)[0] or ""
+        partial(read_native, found, parse),
+        found.explain_form,
+        thought=lambda text: found.split_completion(text)[0] or "",
+        open_ended=True,
     )
 
 
