@@ -13,8 +13,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
-from chat_servers import Act, say, serve
+from chat_servers import say, serve
 from conftest import EXAMPLES, InProcess, read_rows, write_lines
+from servers import Act
 
 from toolrl_cli.benches.samples import Spread, pass_at
 from toolrl_cli.errors import DataError

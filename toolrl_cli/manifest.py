@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     rescored: Json | None = None
-    """What graded the results of an evaluation anew, in place of what made them: versions, git commit, hashes."""
+    """What graded an evaluation anew in place of what made it: versions, git commit, hashes; notes on what changed."""
 
     @classmethod
     def create(cls, command: str, config: Json, **known: Any) -> Manifest:
@@ -112,7 +112,9 @@ def content_of(folder: Path) -> Iterator[Path]:
 
 
 def refuse_difference(folder: Path, earlier: Manifest, now: Manifest) -> None:
-    """Raise `ConfigError` that names the first thing in which a resumed run would differ."""
+    """Raise `ConfigError` that names the first thing in which a resumed run would differ from what is there."""
+    graded_anew = (earlier.rescored or {}).get("hashes", {})
+    earlier = replace(earlier, hashes=earlier.hashes | graded_anew)
     before, after = (flatten(load_json(dump_json(asdict(m)))) for m in (earlier, now))
     for name in sorted(before.keys() | after.keys()):
         decisive = name.split(".")[0] in ("command", "config", "seed", "format", "hashes")

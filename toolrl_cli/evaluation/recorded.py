@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from toolrl_cli.training.text_format import choose_format
 
 @dataclass(frozen=True)
 class Recorded:
-    """A finished evaluation as its folder has it; the results by id, in the order of the file."""
+    """A finished evaluation as its folder has it; the results by id (the first sample's), in the order of the file."""
 
     folder: Path
     manifest: Manifest
@@ -78,7 +78,16 @@ def read_summary(folder: Path) -> Summary:
 
 def read_graded(folder: Path) -> dict[str, Result]:
     """The results by id, of several samples the first; raise `DataError` when a line is none."""
-    results = read_records(folder / RESULTS, Result.from_json)
+    return first_samples(read_samples(folder))
+
+
+def read_samples(folder: Path) -> list[Result]:
+    """Every line of the results; raise `DataError` when one is none."""
+    return list(read_records(folder / RESULTS, Result.from_json))
+
+
+def first_samples(results: Iterable[Result]) -> dict[str, Result]:
+    """Results by id, of several samples the first."""
     return {result.id: result for result in results if not result.sample}
 
 

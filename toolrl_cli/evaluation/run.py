@@ -19,7 +19,7 @@ from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.served import ServedFormat
 from toolrl_cli.inference.base import Engine, Failure, Prompt, Sampling
 from toolrl_cli.inference.predictions import Key, RecordedEngine, read_predictions
-from toolrl_cli.jsonl import RecordLog, drop_partial_line, dump_json, read_records, write_json
+from toolrl_cli.jsonl import RecordLog, drop_partial_line, dump_json, read_records, write_json, write_records
 from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.reading import find_files, is_hub
 from toolrl_cli.records import Completion, Json
@@ -64,21 +64,27 @@ def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Prog
             request.prompt.key: request for entry in chosen for request in ask(entry, text_format, config.samples)
         }
         check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
+        manifest = keep_rescored(config, manifest)
         done = read_results(config.output / RESULTS) if config.resume else {}
         refuse_other_prompts(config.output, done, requests)
-        pending = {key: request for key, request in requests.items() if key not in done}
+        answered = {key for key, result in done.items() if result.error_type != "engine"}
+        pending = {key: request for key, request in requests.items() if key not in answered}
         if pending:
             # The model loads before the folder is made, so that a wrong name leaves nothing behind.
             engine = engine or load_engine(config, text_format)
             open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
             keep_template(config.output, text_format)
-            for result in run(bench, pending, engine, text_format, config.output / RESULTS):
+            graded = record(run(bench, pending, engine, text_format), config.output, manifest)
+            for count, result in enumerate(graded, start=len(answered) + 1):
                 done[result.key] = result
                 if progress is not None:
-                    progress(len(done), len(requests))
+                    progress(count, len(requests))
         results = [done[key] for key in requests]
         refuse_silence(config, results)
+        notes += tuple((manifest.rescored or {}).get("notes", ()))
         summary = summarize(bench, results, source_of(config), config.seed, notes)
+    if config.resume:  # an entry that was asked again has two lines so far
+        write_records(config.output / RESULTS, [result.to_json() for result in done.values()])
     write_json(config.output / SUMMARY, summary.to_json())
     replace(manifest, finished=True).write(config.output)
     return summary
@@ -266,27 +272,40 @@ def to_prompt(entry: Entry, text_format: TextFormat) -> Prompt:
     return Prompt(entry.id, tuple(messages), None if tools is None else tuple(tools))
 
 
-def run(
-    bench: Bench, pending: Mapping[Key, Request], engine: Engine, text_format: TextFormat, path: Path
-) -> Iterator[Result]:
-    """Generate, follow and grade; a result is on disk before it is yielded."""
+def run(bench: Bench, pending: Mapping[Key, Request], engine: Engine, text_format: TextFormat) -> Iterator[Result]:
+    """Generate, follow and grade."""
     dialogues = {key: Dialogue(request, request.entry) for key, request in pending.items()}
     prompts = [request.prompt for request in pending.values()]
-    with RecordLog(path) as log:
-        while prompts:
-            following: list[Prompt] = []
-            for prompt, outcome in complete(prompts, engine):
-                completion = outcome if isinstance(outcome, Completion) else None
-                dialogue = dialogues[prompt.key] = dialogues[prompt.key].answered(completion, text_format)
-                turn = None if completion is None else bench.follow(dialogue.request.entry, dialogue.answers)
-                if turn is not None:
-                    dialogue = dialogues[prompt.key] = dialogue.continued(turn, text_format)
-                    following.append(replace(to_prompt(dialogue.now, text_format), sample=prompt.sample))
-                    continue
-                result = grade(bench, dialogues.pop(prompt.key), outcome)
-                log.append(result.to_json())
-                yield result
-            prompts = following
+    while prompts:
+        following: list[Prompt] = []
+        for prompt, outcome in complete(prompts, engine):
+            completion = outcome if isinstance(outcome, Completion) else None
+            dialogue = dialogues[prompt.key] = dialogues[prompt.key].answered(completion, text_format)
+            turn = None if completion is None else bench.follow(dialogue.request.entry, dialogue.answers)
+            if turn is None:
+                yield grade(bench, dialogues.pop(prompt.key), outcome)
+            else:
+                dialogue = dialogues[prompt.key] = dialogue.continued(turn, text_format)
+                following.append(replace(to_prompt(dialogue.now, text_format), sample=prompt.sample))
+        prompts = following
+
+
+def record(results: Iterable[Result], folder: Path, manifest: Manifest) -> Iterator[Result]:
+    """The results, each on disk before it is yielded; with the first one a finished evaluation is so no more."""
+    with RecordLog(folder / RESULTS) as log:
+        for count, result in enumerate(results):
+            if count == 0:
+                manifest.write(folder)
+            log.append(result.to_json())
+            yield result
+
+
+def keep_rescored(config: EvalConfig, manifest: Manifest) -> Manifest:
+    """The manifest of a resumed evaluation that was graded anew in between, which goes on saying so."""
+    if not (config.resume and (config.output / FILE_NAME).is_file()):
+        return manifest
+    earlier = read_manifest(config.output)
+    return replace(manifest, hashes=earlier.hashes, rescored=earlier.rescored)
 
 
 def refuse_silence(config: EvalConfig, results: Sequence[Result]) -> None:
@@ -294,12 +313,12 @@ def refuse_silence(config: EvalConfig, results: Sequence[Result]) -> None:
     if results and all(result.error_type == "engine" for result in results):
         raise SetupError(
             f"{source_of(config)}: none of {len(results)} entries was answered, the first because of: "
-            f"{results[0].error}; see {config.output / RESULTS}, and repeat with --overwrite"
+            f"{results[0].error}; see {config.output / RESULTS}, and repeat with --resume"
         )
 
 
 def read_results(path: Path) -> dict[Key, Result]:
-    """The results of an interrupted run by id and sample; a line that was cut off is removed."""
+    """The results of an interrupted run by id and sample, the last of each; a line that was cut off is removed."""
     drop_partial_line(path)
     return {result.key: result for result in read_records(path, Result.from_json)} if path.exists() else {}
 
@@ -391,6 +410,7 @@ def grade(bench: Bench, dialogue: Dialogue, outcome: Completion | Failure | None
         steps=[answer.completion.text for answer in answers] if len(answers) > 1 else None,
         failure=find_failure(verdict, truncated=answer.completion.truncated),
         sample=request.prompt.sample,
+        unset=sorted({name for answer in answers for name in answer.completion.unset}) or None,
     )
 
 
