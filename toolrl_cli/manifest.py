@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,11 @@ class Manifest:
     def create(cls, command: str, config: Json, **known: Any) -> Manifest:
         """A manifest of this environment: installed versions and git commit are filled in."""
         return cls(command, config, **known, versions=installed_versions(), git_commit=git_commit())
+
+    @property
+    def hashes_now(self) -> dict[str, str]:
+        """The hashes of what the output is due to by now: where it was graded anew, of what did that."""
+        return {**self.hashes, **(self.rescored or {}).get("hashes", {})}
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` atomically, with `rescored` only where there is any."""
@@ -113,9 +118,7 @@ def content_of(folder: Path) -> Iterator[Path]:
 
 def refuse_difference(folder: Path, earlier: Manifest, now: Manifest) -> None:
     """Raise `ConfigError` that names the first thing in which a resumed run would differ from what is there."""
-    graded_anew = (earlier.rescored or {}).get("hashes", {})
-    earlier = replace(earlier, hashes=earlier.hashes | graded_anew)
-    before, after = (flatten(load_json(dump_json(asdict(m)))) for m in (earlier, now))
+    before, after = (flatten(load_json(dump_json(asdict(m) | {"hashes": m.hashes_now}))) for m in (earlier, now))
     for name in sorted(before.keys() | after.keys()):
         decisive = name.split(".")[0] in ("command", "config", "seed", "format", "hashes")
         if decisive and before.get(name) != after.get(name):
