@@ -265,6 +265,11 @@ class TestSearch:
         failed, right = results(config)
         assert failed["error"] == f"{server.url}/search: status 403: Unauthorized."
         assert (failed["error_type"], right["correct"], len(server.asked)) == ("search", True, 1)
+        with serve(in_turn(send({"organic": [{"title": "Oslo", "snippet": "The Leader named it."}]}))) as server:
+            monkeypatch.setenv("TOOLRL_SERPER_URL", server.url)
+            engine = ScriptedRounds([call("Oslo"), reply("the leader")])
+            evaluate(replace(config, search="serper", resume=True), engine=engine)
+        assert [row["correct"] for row in results(config)] == [True, True]
 
     def test_hits_without_anything_are_left_out(self) -> None:
         assert write_hits([Hit("", ""), Hit("a", ""), Hit("", "b")]) == "1. a\n2. b"
@@ -319,9 +324,11 @@ class TestJudges:
         with serve(in_turn(answer, good)) as server:
             judged = replace(config, judge=f"endpoint:{server.url}#m")
             evaluate(judged, engine=ScriptedRounds([reply("a")], [reply("b")]))
-        failed, right = results(config)
-        assert (failed["error_type"], failed["correct"], right["correct"]) == ("judge", False, True)
-        assert message in failed["error"]
+            failed, right = results(config)
+            assert (failed["error_type"], failed["correct"], right["correct"]) == ("judge", False, True)
+            assert message in failed["error"]
+            evaluate(replace(judged, resume=True), engine=ScriptedRounds([reply("a")]))
+        assert [row["correct"] for row in results(config)] == [True, True]
 
     def test_nothing_is_not_judged(self, config: EvalConfig) -> None:
         judged = replace(config, judge="endpoint:http://127.0.0.1:9#m")

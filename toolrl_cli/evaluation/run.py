@@ -10,7 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 from toolrl_cli.benches.base import Answer, Bench, Entry, Result, Turn, Verdict, as_missing, read_answer
-from toolrl_cli.benches.failures import find_failure
+from toolrl_cli.benches.failures import PASSING, find_failure
 from toolrl_cli.benches.registry import find_bench, owners
 from toolrl_cli.errors import ConfigError, DataError, FormatError, SetupError, ToolrlError, first_line, nearest
 from toolrl_cli.evaluation.config import EvalConfig
@@ -67,7 +67,7 @@ def evaluate(config: EvalConfig, *, engine: Engine | None = None, progress: Prog
         manifest = keep_rescored(config, manifest)
         done = read_results(config.output / RESULTS) if config.resume else {}
         refuse_other_prompts(config.output, done, requests)
-        answered = {key for key, result in done.items() if result.error_type != "engine"}
+        answered = {key for key, result in done.items() if result.error_type not in PASSING}
         pending = {key: request for key, request in requests.items() if key not in answered}
         if pending:
             # The model loads before the folder is made, so that a wrong name leaves nothing behind.
