@@ -99,15 +99,10 @@ def plan(config: EvalConfig, checks: ReviewConfig = UNCHECKED) -> Json:
         checks.check(config.bench, ready.foresee())
         check_output(config.output, ready.manifest, resume=config.resume, overwrite=config.overwrite)
         if config.model is not None:
-            check_model(config.model)
+            from toolrl_cli.training.models import resolve_model
+
+            resolve_model(config.model, weights=False)
         return ready.plan()
-
-
-def check_model(name: str) -> None:
-    """Raise as `resolve_model` when the name is that of no model; its weights are not fetched."""
-    from toolrl_cli.training.models import resolve_model
-
-    resolve_model(name, weights=False)
 
 
 def load_engine(config: EvalConfig, text_format: TextFormat) -> Engine:
