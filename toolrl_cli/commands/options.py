@@ -75,6 +75,7 @@ Step = Annotated[int, typer.Option("--step", min=0, max=10**12, help="Training s
 Format = Annotated[
     FormatName | None, typer.Option("--format", help="Text format (else that of the model's run, else toolrl).")
 ]
+CompletionFormat = Literal["toolrl", "hermes", "llama3"]
 Template = Annotated[
     Path | None, typer.Option("--template", readable=False, help="Jinja file that words the toolrl format.")
 ]

@@ -25,7 +25,6 @@ from toolrl_cli.jsonl import dump_json, open_text, read_bytes
 from toolrl_cli.manifest import FILE_NAME, Manifest, hash_file, read_manifest
 from toolrl_cli.reading import find_files, is_hub
 from toolrl_cli.records import Json
-from toolrl_cli.rewards import require_readable
 from toolrl_cli.training.text_format import choose_format
 
 
@@ -105,13 +104,11 @@ def settle_format(config: EvalConfig) -> TextFormat:
     """The text format of an evaluation, by default that of the model's training.
 
     Raises:
-        ConfigError: the model was trained in another one, or rewards do not read it.
+        ConfigError: the model was trained in another one.
     """
     text_format = choose_format(config.model, config.format, config.template)
     if config.tools == "native":
         text_format = ServedFormat(text_format)
-    if "reward" in find_bench(config.bench).options:
-        require_readable(text_format)
     folder = Path(config.model or "")
     if config.model is None or not (folder / FILE_NAME).is_file():
         return text_format

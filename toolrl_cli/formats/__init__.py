@@ -1,5 +1,6 @@
 """Text formats: one contract between prepare, sft, grpo, score and eval."""
 
+from functools import cache
 from pathlib import Path
 
 from toolrl_cli.errors import ConfigError, UsageError
@@ -36,6 +37,12 @@ def find_format(name: str, template: Path | None = None) -> TextFormat:
         raise ConfigError(f"{template}: cannot be read ({error})") from error
     except ConfigError as error:
         raise ConfigError(f"{template}: {error}") from error
+
+
+@cache
+def stock_format(name: str) -> TextFormat:
+    """The one text format of that name, worded as it comes; raise `ConfigError` as `find_format`."""
+    return find_format(name)
 
 
 def native_format(chat_template: str) -> TextFormat:

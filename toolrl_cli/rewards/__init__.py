@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from toolrl_cli.errors import ConfigError, UsageError
-from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.formats.toolrl import ToolrlFormat
 from toolrl_cli.records import Rollout, Score, Target
 from toolrl_cli.rewards.engine import SpecReward
 from toolrl_cli.rewards.spec import build_spec, load_spec, set_value
 
-__all__ = ["Reward", "find_reward", "require_readable"]
+__all__ = ["Reward", "find_reward"]
 
 
 class Reward(Protocol):
@@ -49,15 +47,6 @@ class Reward(Protocol):
     def score_batch(self, rollouts: Sequence[Rollout], *, explain: bool = True) -> list[Score]:
         """The score of each completion, in order; without `explain` they have no reasons, which is faster."""
         ...
-
-
-def require_readable(text_format: TextFormat) -> None:
-    """Raise `ConfigError` for a format whose completions the rewards would misread."""
-    if text_format.name != ToolrlFormat.name:
-        raise ConfigError(
-            f"rewards read completions of the toolrl format, not of {text_format.name}; "
-            "sft and eval --bench bfcl take every format"
-        )
 
 
 def find_reward(

@@ -35,6 +35,7 @@ class ScoreConfig:
     matching: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     step: int = 0
+    format: str | None = None
     workers: int = 1
     explain: bool = False
     group_by: str | None = None
@@ -51,7 +52,9 @@ class ScoreConfig:
     @property
     def wanted(self) -> Wanted:
         """What is to be made of each row."""
-        return Wanted(self.step, self.output is not None, self.explain, self.group_by, self.baseline is not None)
+        return Wanted(
+            self.step, self.format, self.output is not None, self.explain, self.group_by, self.baseline is not None
+        )
 
 
 def score_file(

@@ -12,6 +12,12 @@ from toolrl_cli.training.models import find_device
 if TYPE_CHECKING:
     from trl.trainer.base_config import _BaseConfig
 
+REFUSED = {
+    "output_dir": "the run folder is what --output names",
+    "chat_template_kwargs": "prompts are those of sft and eval, which take none",
+}
+"""TRL arguments that cannot be set, and why."""
+
 
 def build_arguments(kind: type[_BaseConfig], config: TrainingConfig, own: dict[str, Any]) -> _BaseConfig:
     """TRL arguments from the shared configuration, the command's `own` ones and the user's overrides.
@@ -22,8 +28,8 @@ def build_arguments(kind: type[_BaseConfig], config: TrainingConfig, own: dict[s
     known = [field.name for field in fields(kind) if field.init]
     hints = get_type_hints(kind)
     for name, value in config.overrides.items():
-        if name == "output_dir":
-            raise UsageError("--set output_dir: the run folder is what --output names")
+        if name in REFUSED:
+            raise UsageError(f"--set {name}: {REFUSED[name]}")
         if name not in known:
             raise UsageError(f"--set {name}: no argument of trl.{kind.__name__}{nearest(name, known)}")
         if isinstance(value, str) and not takes_text(hints[name]):
