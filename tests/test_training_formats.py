@@ -194,6 +194,18 @@ def test_what_a_format_cannot_express_says_the_fix(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_a_chat_template_that_shows_no_tools_is_refused(
+    command: str, tiny_model: Path, examples_file: Path, cli: InProcess, tmp_path: Path
+) -> None:
+    sft = ("sft", examples_file, "--model", tiny_model, "-o", tmp_path / "run")
+    words = sft if command == "sft" else grpo_words(examples_file, tiny_model, tmp_path / "run")
+    assert refusal(cli(*words, "--format", "hermes")) == (
+        "the model's chat template shows no tools, and the hermes format leaves them to it; use --format toolrl"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("option", "found"), [("hermes", "hermes"), ("llama3", "llama3"), ("native", "hermes")])
 def test_the_pipeline_in_a_models_own_format(
     option: str, found: str, qwen: Path, llama: Path, cli: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
