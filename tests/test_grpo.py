@@ -190,7 +190,7 @@ def test_fewer_examples_than_a_step_takes_are_refused(examples_file: Path, tiny_
 def test_options_that_do_not_fit_are_one_line(
     options: tuple[object, ...], why: str, cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    line = refusal(cli("grpo", examples_file, "--model", tiny_model, "-o", tmp_path / "run", *options))
+    line = refusal(cli("grpo", examples_file, "--model", tiny_model, "-o", tmp_path / "run", *options), 2)
     assert line.startswith(why)
     assert snapshot(tmp_path) == {}
 

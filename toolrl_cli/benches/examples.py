@@ -18,7 +18,7 @@ from toolrl_cli.benches.base import (
     data_of,
 )
 from toolrl_cli.benches.failures import compare_calls
-from toolrl_cli.benches.stats import bootstrap_mean, wilson
+from toolrl_cli.benches.stats import Unit, bootstrap_mean, wilson
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
@@ -88,6 +88,10 @@ class ExamplesBench(SingleTurn):
             return bool((self._text_format.parse_target(text).response or "").strip())
         except FormatError:
             return False
+
+    def foresee(self, categories: Sequence[str]) -> dict[str, Unit]:
+        """The exact rate, the total and the parts of the reward."""
+        return {"exact_rate": "share", **dict.fromkeys(["total", *self._reward.weights], "mean")}
 
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """The exact rate, the mean reward and the mean of each of its parts."""
