@@ -167,11 +167,11 @@ def test_completions_are_scored_as_they_are_written(
     assert [row["score"]["total"] == 4.0 for row in rows] == right
 
 
-@pytest.mark.parametrize("option", ['chat_template_kwargs={"enable_thinking": false}'])
 def test_prompts_of_another_wording_are_refused(
-    option: str, qwen: Path, examples_file: Path, cli: InProcess, tmp_path: Path
+    qwen: Path, examples_file: Path, cli: InProcess, tmp_path: Path
 ) -> None:
-    line = refusal(cli(*grpo_words(examples_file, qwen, tmp_path / "run", "--format", "hermes", "--set", option)))
+    words = grpo_words(examples_file, qwen, tmp_path / "run", "--format", "hermes")
+    line = refusal(cli(*words, "--set", 'chat_template_kwargs={"enable_thinking": false}'), 2)
     assert line == "--set chat_template_kwargs: prompts are those of sft and eval, which take none"
 
 
