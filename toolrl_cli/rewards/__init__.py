@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from toolrl_cli.errors import ConfigError
-from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.formats.toolrl import ToolrlFormat
+from toolrl_cli.errors import ConfigError, UsageError
 from toolrl_cli.records import Rollout, Score, Target
 from toolrl_cli.rewards.engine import SpecReward
 from toolrl_cli.rewards.spec import build_spec, load_spec, set_value
 from toolrl_cli.rewards.weighted import RewardSum, read_term
 
-__all__ = ["Reward", "find_reward", "require_readable"]
+__all__ = ["Reward", "find_reward"]
 
 
 class Reward(Protocol):
@@ -52,15 +50,6 @@ class Reward(Protocol):
         ...
 
 
-def require_readable(text_format: TextFormat) -> None:
-    """Raise `ConfigError` for a format whose completions the rewards would misread."""
-    if text_format.name != ToolrlFormat.name:
-        raise ConfigError(
-            f"rewards read completions of the toolrl format, not of {text_format.name}; "
-            "sft and eval --bench bfcl take every format"
-        )
-
-
 def find_reward(
     name: str = "fine-grained", *, matching: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> Reward:
@@ -79,7 +68,7 @@ def find_reward(
     changes = dict(settings or {}) | ({"correctness.matching": matching} if matching else {})
     terms = [read_term(text) for text in name.split(",")]
     if changes and all(":" in term for term, _ in terms):
-        raise ConfigError(
+        raise UsageError(
             f"{name}: is a function; --matching, --horizon and --set-reward change presets and YAML files only"
         )
     rewards = tuple((find_term(term, changes), weight) for term, weight in terms)
@@ -97,4 +86,8 @@ def find_term(name: str, changes: Mapping[str, Any]) -> Reward:
     raw = load_spec(name)
     for path, value in changes.items():
         raw = set_value(raw, path, value)
-    return SpecReward(build_spec(name, raw))
+    try:
+        return SpecReward(build_spec(name, raw))
+    except ConfigError as error:
+        build_spec(name, load_spec(name))  # a fault of the file itself is none of the options
+        raise UsageError(str(error)) from error

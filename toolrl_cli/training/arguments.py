@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from toolrl_cli.errors import ConfigError, first_line, nearest
+from toolrl_cli.errors import UsageError, first_line, nearest
 from toolrl_cli.training.config import TrainingConfig
 from toolrl_cli.training.models import find_device
 
@@ -18,6 +18,7 @@ DECIDED = {
     "output_dir": "the run folder is what --output names",
     "per_device_train_batch_size": "give --batch-size and --micro-batch-size",
     "gradient_accumulation_steps": "give --batch-size and --micro-batch-size",
+    "chat_template_kwargs": "prompts are those of sft and eval, which take none",
     "num_train_epochs": "give --epochs",
     "resume_from_checkpoint": "give --resume",
     "reward_weights": "give --reward NAME=WEIGHT",
@@ -32,20 +33,20 @@ def build_arguments(kind: type[_BaseConfig], config: TrainingConfig, own: dict[s
     """TRL arguments from the shared configuration, the command's `own` ones and the user's overrides.
 
     Raises:
-        ConfigError: an override is no field of the class, or the class refuses a value.
+        UsageError: an override is no field of the class, or the class refuses a value.
     """
     check_overrides(kind, config)
     try:
         return kind(**shared_arguments(config) | own | config.overrides)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"trl.{kind.__name__} refuses these arguments: {first_line(error)}") from error
+        raise UsageError(f"trl.{kind.__name__} refuses these arguments: {first_line(error)}") from error
 
 
 def adopt_overrides(kind: type[_BaseConfig], config: C) -> C:
     """The configuration in which an option that `--set` names as well has the value of `--set`.
 
     Raises:
-        ConfigError: as `build_arguments`, or the option refuses the value.
+        UsageError: as `build_arguments`, or the option refuses the value.
     """
     check_overrides(kind, config)
     own = {field.name for field in fields(config)}
@@ -53,16 +54,16 @@ def adopt_overrides(kind: type[_BaseConfig], config: C) -> C:
 
 
 def check_overrides(kind: type[_BaseConfig], config: TrainingConfig) -> None:
-    """Raise `ConfigError` for an override that is unknown, of another type, or not the user's to set."""
+    """Raise `UsageError` for an override that is unknown, of another type, or not the user's to set."""
     known = [field.name for field in fields(kind) if field.init]
     hints = get_type_hints(kind) | get_type_hints(type(config))
     for name, value in config.overrides.items():
         if name in DECIDED:
-            raise ConfigError(f"--set {name}: {DECIDED[name]}")
+            raise UsageError(f"--set {name}: {DECIDED[name]}")
         if name not in known:
-            raise ConfigError(f"--set {name}: no argument of trl.{kind.__name__}{nearest(name, known)}")
+            raise UsageError(f"--set {name}: no argument of trl.{kind.__name__}{nearest(name, known)}")
         if not fits(value, hints[name]):
-            raise ConfigError(f"--set {name}={value}: trl.{kind.__name__} wants {show_type(hints[name])}")
+            raise UsageError(f"--set {name}={value}: trl.{kind.__name__} wants {show_type(hints[name])}")
 
 
 def fits(value: object, hint: Any) -> bool:

@@ -101,6 +101,9 @@ class GrpoConfig(TrainingConfig):
     reward_settings: Annotated[dict[str, Any], "A value of the reward spec, as part.key=value."] = field(
         default_factory=dict
     )
+    tools: Annotated[
+        Path | None, "Python file whose functions, or class with state, run as tools: trains on whole trajectories."
+    ] = None
     horizon: Annotated[
         str | None, "Stretch the reward's schedules, made for 105 steps, to so many, or to the run's (auto)."
     ] = None

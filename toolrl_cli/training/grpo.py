@@ -10,12 +10,13 @@ from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.manifest import hash_file
 from toolrl_cli.plugins.trl import BatchScorer
 from toolrl_cli.records import Example
-from toolrl_cli.rewards import find_reward, require_readable
+from toolrl_cli.rewards import find_reward
 from toolrl_cli.training.arguments import adopt_overrides, build_arguments
 from toolrl_cli.training.completions import completion_log
 from toolrl_cli.training.config import AUTO, GrpoConfig
 from toolrl_cli.training.curriculum import sort_examples
 from toolrl_cli.training.data import grpo_dataset, read_examples
+from toolrl_cli.training.live_tools import LiveTools, choose_live_format, load_live_tools
 from toolrl_cli.training.models import load_tokenizer, quiet_libraries, resolve_model
 from toolrl_cli.training.plan import drop_long_prompts, grpo_steps, plan_grpo, prompt_lengths, prompts_at_once
 from toolrl_cli.training.run import COMPLETIONS_FILE, Materials, RunSummary, run_training
@@ -35,14 +36,15 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     """
     from trl import GRPOConfig
 
-    from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
+    from toolrl_cli.training.prompts import WrittenPromptsGRPOTrainer
 
     quiet_libraries()
-    text_format = choose_format(config.model, config.format, config.template)
-    require_readable(text_format)
+    tools = load_live_tools(config.tools) if config.tools else None
+    choose = choose_live_format if tools else choose_format
+    text_format = choose(config.model, config.format, config.template)
     config = adopt_overrides(GRPOConfig, config)
     arguments = build_arguments(GRPOConfig, config, own_arguments(config))
-    examples = choose_examples(config, text_format)
+    examples = choose_examples(config, text_format, tools)
     prompts = prompts_at_once(arguments)
     if len(examples) < prompts:
         raise DataError(f"{config.data}: {len(examples)} examples, but a step takes {prompts}; lower --batch-size")
@@ -52,17 +54,20 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
 
     def build_trainer(materials: Materials) -> Trainer:
         stop_ids = {materials.tokenizer.eos_token_id, *stop_token_ids(materials.model.generation_config)}
-        scorer = BatchScorer(reward, stop_ids, completion_log(config.output / COMPLETIONS_FILE))
-        return SharedPrefixGRPOTrainer(
+        record = completion_log(config.output / COMPLETIONS_FILE)
+        scorer = BatchScorer(reward, stop_ids, record, text_format=text_format.name)
+        return WrittenPromptsGRPOTrainer(
             materials.model,
             scorer.functions(),
             arguments,
-            train_dataset=grpo_dataset(examples, text_format),
+            train_dataset=grpo_dataset(examples, text_format, materials.tokenizer, as_messages=tools is not None),
             processing_class=materials.tokenizer,
             peft_config=materials.peft_config,
+            **(tools.trainer_options if tools else {}),
         )
 
-    hashes = {"reward": reward.digest} | ({"order": hash_file(config.by)} if config.by else {})
+    files = {"order": config.by, "tools": config.tools}
+    hashes = {"reward": reward.digest} | {name: hash_file(path) for name, path in files.items() if path}
     summary = run_training("grpo", config, text_format, hashes, build_trainer)
     if not config.dry_run:
         return summary
@@ -89,9 +94,10 @@ def own_arguments(config: GrpoConfig) -> dict[str, Any]:
     }
 
 
-def choose_examples(config: GrpoConfig, text_format: TextFormat) -> list[Example]:
+def choose_examples(config: GrpoConfig, text_format: TextFormat, tools: LiveTools | None) -> list[Example]:
     """The examples to train on, in their order: those with a prompt of a length that is allowed."""
     examples = read_examples(config.data, text_format, config.limit)
+    examples = tools.serve(examples) if tools else examples
     if config.order and config.by:
         examples = sort_examples(examples, config.order, config.by)
     if config.max_prompt_length is None:

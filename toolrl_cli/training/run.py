@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import ConfigError, SetupError, ToolrlError, first_line
+from toolrl_cli.errors import ConfigError, SetupError, ToolrlError, UsageError, first_line
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
@@ -154,6 +155,7 @@ def train(command: str, trainer: Trainer, output: Path) -> None:
         return
     trainer.remove_callback(PrinterCallback)
     with ExitStack() as closing:
+        closing.enter_context(redirect_stdout(sys.stderr))  # rewards and tools may print
         stop = StopOnInterrupt(closing)
         for callback in (MetricsLog(output / METRICS_FILE), Progress(command, closing), TrimHeap(), stop):
             trainer.add_callback(callback)
@@ -211,8 +213,8 @@ def load_materials(config: TrainingConfig, source: ModelSource) -> Materials:
 
 
 def refuse_output_over_input(config: TrainingConfig, source: ModelSource) -> None:
-    """Raise `ConfigError` when overwriting the output would delete the data, the template, the model or its base."""
+    """Raise `UsageError` when overwriting the output would delete the data, the template, the model or its base."""
     output = config.output.resolve()
     for given in (config.data, config.template, Path(config.model), source.base, source.adapter):
         if given and given.exists() and (given.resolve() == output or output in given.resolve().parents):
-            raise ConfigError(f"{config.output}: the output folder holds the input {given}; choose another output")
+            raise UsageError(f"{config.output}: the output folder holds the input {given}; choose another output")
