@@ -151,17 +151,21 @@ def print_diff(lines: Iterable[str], *, stderr: bool = False) -> None:
         console.print(Text(printable, style=style))
 
 
-def print_sections(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """Print a title and named texts: the texts of a row beside each other in a terminal, all below each other else."""
+def print_sections(title: str, rows: Sequence[Mapping[str, str]], *, stderr: bool = False) -> None:
+    """Print a title and named texts: the texts of a row beside each other in a terminal, all below each other else.
+
+    They go to stdout, or to stderr when it is for a person alone.
+    """
     from rich.console import Console
     from rich.rule import Rule
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=stderr)
     if not console.file.isatty():
         sections = [f"{name}:\n{indent(printable(text), '  ')}\n" for row in rows for name, text in row.items()]
-        return print_text("\n".join([f"== {printable(title)}", "", *sections]))
+        with results_to(stderr=stderr):
+            return print_text("\n".join([f"== {printable(title)}", "", *sections]))
     console.print(Rule(Text(printable(title)), align="left"))
     for row in rows:
         table = Table(expand=True)

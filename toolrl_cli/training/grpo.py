@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from toolrl_cli.errors import DataError
 from toolrl_cli.plugins.trl import BatchScorer
 from toolrl_cli.rewards import find_reward, require_readable
 from toolrl_cli.training.arguments import build_arguments
-from toolrl_cli.training.completions import completion_log
+from toolrl_cli.training.completions import Recorder, completion_log
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import grpo_dataset, read_examples
 from toolrl_cli.training.models import quiet_libraries
 from toolrl_cli.training.run import COMPLETIONS_FILE, Materials, RunSummary, run_training
 from toolrl_cli.training.text_format import choose_format
+from toolrl_cli.training.watching import show_samples
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -29,7 +31,8 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     """
     from trl import GRPOConfig
 
-    from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
+    from toolrl_cli.training.flat_groups import FlatGroupFilter
+    from toolrl_cli.training.preflight import Preflight, rehearse
 
     quiet_libraries()
     reward = find_reward(config.reward, matching=config.matching, settings=config.reward_settings)
@@ -51,17 +54,28 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
 
     def build_trainer(materials: Materials) -> Trainer:
         stop_ids = {materials.tokenizer.eos_token_id, *stop_token_ids(materials.model.generation_config)}
-        scorer = BatchScorer(reward, stop_ids, completion_log(config.output / COMPLETIONS_FILE))
-        return SharedPrefixGRPOTrainer(
+        sinks = [completion_log(config.output / COMPLETIONS_FILE)]
+        if config.show_every:
+            sinks.append(show_samples(examples, config.show_every))
+        recorder = Recorder(*sinks)
+        trainer = FlatGroupFilter(
             materials.model,
-            scorer.functions(),
+            BatchScorer(reward, stop_ids, recorder).functions(),
             arguments,
             train_dataset=grpo_dataset(examples, text_format),
             processing_class=materials.tokenizer,
             peft_config=materials.peft_config,
+            recorder=recorder,
+            rounds=config.resample_rounds * config.drop_flat_groups,
         )
+        if config.preflight:
+            trainer.add_callback(Preflight(trainer, recorder, config))
+        return trainer
 
-    return run_training("grpo", config, text_format, {"reward": reward.digest}, build_trainer)
+    summary = run_training("grpo", config, text_format, {"reward": reward.digest}, build_trainer)
+    if config.dry_run and config.preflight and not summary.manifest.finished:
+        return replace(summary, preflight=rehearse(config, arguments, build_trainer))
+    return summary
 
 
 def stop_token_ids(generation_config: object) -> list[int]:
