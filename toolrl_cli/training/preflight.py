@@ -46,7 +46,15 @@ MOST_WITHOUT_SIGNAL = 0.9
 BARS = " ▁▂▃▄▅▆▇█"
 DECIMALS = 6
 """Totals that agree so far are equal."""
-KEPT = ("_metrics", "_logs", "num_generations", "entropy_coef", "_last_world_entropy", "_entropy_window_stats")
+KEPT = (
+    "_metrics",
+    "_logs",
+    "num_generations",
+    "rounds",
+    "entropy_coef",
+    "_last_world_entropy",
+    "_entropy_window_stats",
+)
 """What sampling and a loss change in TRL's trainer."""
 
 
