@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolrl_cli.commands.options import takes
-from toolrl_cli.console import print_record, print_text
+from toolrl_cli.console import print_record, print_text, results_to
 from toolrl_cli.training.config import GrpoConfig
 
 
@@ -13,7 +13,8 @@ def grpo(config: GrpoConfig, as_json: bool) -> None:
     from toolrl_cli.training.grpo import train_grpo
     from toolrl_cli.training.preflight import report_lines, require_signal
 
-    summary = train_grpo(config)
+    with results_to(stderr=True):  # a tracker prints what it does
+        summary = train_grpo(config)
     record = summary.to_json()
     report = record.get("preflight") if as_json else record.pop("preflight", None)
     print_record(f"grpo {config.output}", record, as_json=as_json)
