@@ -46,7 +46,6 @@ def sample(total: float, text: str = "text", id: str = "oslo", step: int = 0, re
 def test_a_step_in_words() -> None:
     assert list(describe_step(LOGGED)) == [
         "reward 1.250 (format 0.75, correctness 0.50)",
-        "loss 0.012",
         "exact 12%",
         "length 84",
         "flat 25%",

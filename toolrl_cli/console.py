@@ -99,6 +99,13 @@ def progress_bar(*, in_bytes: bool = False) -> Iterator[Progress]:
         yield progress
 
 
+def log_beside(progress: Progress, message: str) -> None:
+    """Print one line to stderr, in a terminal above the bar and with its numbers in colour."""
+    if progress.disable:
+        return log(message)
+    return progress.console.print(message, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def progress_counter(description: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that is told the number done and the number of all."""
@@ -166,14 +173,16 @@ def print_sections(title: str, rows: Sequence[Mapping[str, str]], *, stderr: boo
         sections = [f"{name}:\n{indent(printable(text), '  ')}\n" for row in rows for name, text in row.items()]
         with results_to(stderr=stderr):
             return print_text("\n".join([f"== {printable(title)}", "", *sections]))
-    console.print(Rule(Text(printable(title)), align="left"))
-    for row in rows:
-        table = Table(expand=True)
-        for name in row:
-            table.add_column(Text(name), ratio=1, overflow="fold")
-        table.add_row(*(Text(printable(text)) for text in row.values()))
-        console.print(table)
-    return None
+    with console.capture() as drawn:
+        console.print(Rule(Text(printable(title)), align="left"))
+        for row in rows:
+            table = Table(expand=True)
+            for name in row:
+                table.add_column(Text(name), ratio=1, overflow="fold")
+            table.add_row(*(Text(printable(text)) for text in row.values()))
+            console.print(table)
+    with results_to(stderr=stderr):  # a bar that is shown moves below what is printed so, not what a console draws
+        return print_text(drawn.get())
 
 
 def printable(text: str) -> str:

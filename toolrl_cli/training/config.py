@@ -67,7 +67,7 @@ class TrainingConfig:
                 lowest = "0 or more" if name in MAY_BE_ZERO else "above 0"
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: must be {lowest}")
         for tracker in self.track:
-            if find_spec(tracker) is None:
+            if getattr(find_spec(tracker), "origin", None) is None:  # none has a folder that a tracker wrote, either
                 raise SetupError(f"--track {tracker}: {tracker} is not installed; run: python -m pip install {tracker}")
         if self.batch_size % min(self.micro_batch_size, self.batch_size):
             raise ConfigError(

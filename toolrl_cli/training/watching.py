@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from toolrl_cli.console import log, print_sections, progress_bar
+from toolrl_cli.console import log_beside, print_sections, progress_bar
 from toolrl_cli.records import Example, Json
 from toolrl_cli.training.completions import Sampled, Sink
 
@@ -20,23 +20,19 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 NUMBERS = {
-    "loss": "loss {:.3f}",
     "mean_token_accuracy": "accuracy {:.1%}",
     "exact": "exact {:.0%}",
     "completions/mean_length": "length {:.0f}",
     "frac_reward_zero_std": "flat {:.0%}",
     "flat_groups/dropped": "dropped {:.0%}",
 }
-"""How a logged number is shown, in the order of the line."""
+"""How other numbers are shown, in the order of the line."""
 PROMPT_TAIL = 400
 """Characters of a prompt's end that a sample shows."""
 
 
 class Progress(TrainerCallback):
-    """A bar over the optimizer steps with what the latest one logged; `closing` takes it away.
-
-    Without a terminal each step is a line instead.
-    """
+    """A line a step with what it logged, in a terminal above a bar over all steps; `closing` takes the bar away."""
 
     def __init__(self, description: str, closing: ExitStack) -> None:
         self._description = description
@@ -47,9 +43,7 @@ class Progress(TrainerCallback):
     ) -> None:
         """Open the bar where the run stands."""
         self._bar = self._closing.enter_context(progress_bar())
-        self._task = self._bar.add_task(
-            self._description, total=state.max_steps, completed=state.global_step, note="first step"
-        )
+        self._task = self._bar.add_task(self._description, total=state.max_steps, completed=state.global_step, note="")
         self._start = self._last = time.perf_counter()
         self._first_step = state.global_step
         self._tokens: float | None = None if state.global_step else 0.0
@@ -60,11 +54,9 @@ class Progress(TrainerCallback):
         """Show what a step logged; the summary after the last one is left out."""
         if "train_runtime" in logs or not state.is_world_process_zero:
             return
-        words = [*describe_step(logs), *self._speed(logs)]
-        self._bar.update(self._task, completed=state.global_step, note="  ".join(words))
-        if self._bar.disable:
-            words = [f"{self._description}: step {state.global_step}/{state.max_steps}", *words, *self._left(state)]
-            log("  ".join(words))
+        self._bar.update(self._task, completed=state.global_step)
+        place = f"{self._description}: step {state.global_step}/{state.max_steps}"
+        log_beside(self._bar, "  ".join([place, *describe_step(logs), *self._speed(logs), *self._left(state)]))
 
     def _speed(self, logs: Json) -> Iterator[str]:
         """Tokens of prompts and completions a second since the last line."""
@@ -82,10 +74,12 @@ class Progress(TrainerCallback):
 
 
 def describe_step(logs: Json) -> Iterator[str]:
-    """The numbers of a step that a person follows: reward with its parts, loss, lengths, groups without signal."""
+    """The numbers of a step that a person follows: the reward with its parts, else the loss, and what goes with it."""
     if logs.get("reward") is not None:
         parts = [f"{name} {value:.2f}" for name, value in part_means(logs).items()]
         yield f"reward {logs['reward']:.3f}" + (f" ({', '.join(parts)})" if parts else "")
+    elif isinstance(logs.get("loss"), float):
+        yield f"loss {logs['loss']:.3f}"
     yield from (form.format(logs[name]) for name, form in NUMBERS.items() if isinstance(logs.get(name), float))
 
 
