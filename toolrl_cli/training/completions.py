@@ -66,7 +66,7 @@ def completion_log(path: Path) -> Sink:
 
 
 def completion_record(row: Sampled) -> Json:
-    """A row of completions.jsonl: what was generated in which step, the gold and the score.
+    """A row of completions.jsonl: what was generated in which step and text format, the gold and the score.
 
     `step` counts finished optimizer steps, as the schedules do; tools stand in it where the reward
     reads them, and `dropped` where it is true.
@@ -75,6 +75,7 @@ def completion_record(row: Sampled) -> Json:
     return {
         "id": row.id,
         "step": rollout.step,
+        "text_format": rollout.text_format,
         "completion": rollout.text,
         "truncated": rollout.truncated,
         "target": rollout.target.to_json(),

@@ -22,7 +22,7 @@ from accelerate.utils import gather_object
 
 from toolrl_cli.errors import ConfigError
 from toolrl_cli.training.completions import Recorder
-from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
+from toolrl_cli.training.prompts import WrittenPromptsGRPOTrainer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ class Round:
     rewards: Tensor
 
 
-class FlatGroupFilter(SharedPrefixGRPOTrainer):
+class FlatGroupFilter(WrittenPromptsGRPOTrainer):
     """The trainer with DAPO's filter.
 
     Args:

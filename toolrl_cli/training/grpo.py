@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from toolrl_cli.errors import DataError
 from toolrl_cli.plugins.trl import BatchScorer
-from toolrl_cli.rewards import find_reward, require_readable
+from toolrl_cli.rewards import find_reward
 from toolrl_cli.training.arguments import build_arguments
 from toolrl_cli.training.completions import Recorder, completion_log
 from toolrl_cli.training.config import GrpoConfig
@@ -37,7 +37,6 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     quiet_libraries()
     reward = find_reward(config.reward, matching=config.matching, settings=config.reward_settings)
     text_format = choose_format(config.model, config.format, config.template)
-    require_readable(text_format)
     examples = read_examples(config.data, text_format, config.limit)
     prompts = config.batch_size // config.num_generations
     if len(examples) < prompts:
@@ -60,9 +59,9 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
         recorder = Recorder(*sinks)
         trainer = FlatGroupFilter(
             materials.model,
-            BatchScorer(reward, stop_ids, recorder).functions(),
+            BatchScorer(reward, stop_ids, recorder, text_format=text_format.name).functions(),
             arguments,
-            train_dataset=grpo_dataset(examples, text_format),
+            train_dataset=grpo_dataset(examples, text_format, materials.tokenizer),
             processing_class=materials.tokenizer,
             peft_config=materials.peft_config,
             recorder=recorder,
