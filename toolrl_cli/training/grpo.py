@@ -29,6 +29,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
         ConfigError: an option, the reward, a training argument or the output folder is refused.
         SetupError: the model cannot be had.
     """
+    from accelerate import PartialState
     from trl import GRPOConfig
 
     from toolrl_cli.training.flat_groups import FlatGroupFilter
@@ -54,7 +55,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     def build_trainer(materials: Materials) -> Trainer:
         stop_ids = {materials.tokenizer.eos_token_id, *stop_token_ids(materials.model.generation_config)}
         sinks = [completion_log(config.output / COMPLETIONS_FILE)]
-        if config.show_every:
+        if config.show_every and PartialState().is_main_process:
             sinks.append(show_samples(examples, config.show_every))
         recorder = Recorder(*sinks)
         trainer = FlatGroupFilter(
