@@ -224,3 +224,8 @@ def test_signal_is_what_advantages_are_made_of(rewards: Any, aggregation: str, s
 def test_rounds_need_a_number_above_zero(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--resample-rounds 0: must be above 0"):
         configure(tmp_path, tmp_path, tmp_path, resample_rounds=0)
+
+
+def test_live_tools_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--drop-flat-groups: samples no dialogues with live tools"):
+        configure(tmp_path, tmp_path, tmp_path, tools=tmp_path / "tools.py")

@@ -22,6 +22,7 @@ from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.grpo import train_grpo
 from toolrl_cli.training.preflight import (
     Cost,
+    advantage_values,
     describe_cost,
     describe_rewards,
     flat_chance,
@@ -55,9 +56,8 @@ def configure(data: Path, model: Path, output: Path, **options: Any) -> GrpoConf
 
 def row(total: float, truncated: bool = False, **parts: float) -> Sampled:
     rollout = Rollout("text", Target(response="no"), truncated)
-    return Sampled(
-        "id", rollout, Score(total, parts or {"format": total}, Outcome.EXACT if total > 1 else Outcome.WRONG)
-    )
+    outcome = Outcome.EXACT if total > 1 else Outcome.WRONG
+    return Sampled("id", "text", rollout, Score(total, parts or {"format": total}, outcome))
 
 
 @pytest.mark.parametrize("values", [(1, 1, 1, 1), (1, 1, 1, 0), (1, 1, 0, 0), (3, 1, 0, 0, 0), (0, 1)])
@@ -89,8 +89,9 @@ def test_the_suggested_group_size(signal: dict[int, float], samples: int, sugges
 def test_rewards_become_a_report(tmp_path: Path) -> None:
     """Of four prompts one is solved, one stuck, and two differ in one completion of four."""
     totals = [(2.0, 2.0, 2.0, 2.0), (0.0, 0.0, 0.0, 0.0), (2.0, 0.0, 0.0, 0.0), (2.0, 2.0, 2.0, 0.0)]
-    rows = [row(total, truncated=total == 0) for group in totals for total in group]
-    report = describe_rewards(rows, configure(tmp_path, tmp_path, tmp_path, preflight=4), by_part=False)
+    values = [total for group in totals for total in group]
+    rows = [row(total, truncated=total == 0) for total in values]
+    report = describe_rewards(rows, values, configure(tmp_path, tmp_path, tmp_path, preflight=4))
     assert (report["prompts"], report["samples"], report["group_size"]) == (4, 4, 2)
     assert report["no_signal"] == 0.75  # 1, 1, 1/2, 1/2
     assert report["signal_by_group_size"] == {"2": 0.25, "4": 0.5}
@@ -101,10 +102,22 @@ def test_rewards_become_a_report(tmp_path: Path) -> None:
     assert (report["groups"]["solved"], report["groups"]["stuck"]) == (0.25, 0.25)
 
 
-def test_equal_totals_of_unlike_parts_have_signal_where_parts_are_normalized(tmp_path: Path) -> None:
-    rows = [row(1.0, a=1.0, b=0.0), row(1.0 + 1e-12, a=0.0, b=1.0)]
-    config = configure(tmp_path, tmp_path, tmp_path, preflight=2)
-    assert [describe_rewards(rows, config, by_part=by_part)["no_signal"] for by_part in (False, True)] == [1.0, 0.0]
+@pytest.mark.parametrize(
+    ("aggregation", "values"),
+    [
+        ("sum_then_normalize", [(2.0,), (2.0,), (1.0,)]),
+        ("normalize_then_sum", [(1.0, 1.0), (0.0, 2.0), (1.0, None)]),
+    ],
+)
+def test_what_makes_an_advantage(aggregation: str, values: list[Any]) -> None:
+    """The parts by themselves or their weighted sum, the same up to float32, of the rows of this process."""
+    trainer = SimpleNamespace(
+        scored=torch.tensor([[9.0, 9.0]] * 3 + [[1.0, 0.5], [0.0, 1.0 + 1e-7], [1.0, torch.nan]]),
+        accelerator=SimpleNamespace(process_index=1),
+        reward_weights=torch.tensor([1.0, 2.0]),
+        multi_objective_aggregation=aggregation,
+    )
+    assert advantage_values(trainer, 3) == values
 
 
 def test_the_cost_of_the_run_follows_from_that_of_the_sample() -> None:
@@ -232,7 +245,7 @@ def test_a_report_says_what_it_does_not_know(tmp_path: Path) -> None:
         accelerator=SimpleNamespace(num_processes=1),
     )
     cost = describe_cost(Cost(1.0, 2, 10, None, None), trainer, 3600, 1.0)
-    lines = list(report_lines(describe_rewards([row(0.0), row(2.0)], config, by_part=False) | {"cost": cost}))
+    lines = list(report_lines(describe_rewards([row(0.0), row(2.0)], [0, 2], config) | {"cost": cost}))
     assert lines == [
         "preflight: 1 prompts, 2 completions each, in 1.0 s",
         "  total        mean  1.000  0 █        █ 2",

@@ -13,7 +13,7 @@ from conftest import EXAMPLES, InProcess, change_trainer, read_rows, refusal, wr
 from test_formats_native import DIALOGUE, TOOLS, chat_templates
 
 from toolrl_cli.benches.base import Entry
-from toolrl_cli.evaluation.run import to_prompt
+from toolrl_cli.evaluation.planning import to_prompt
 from toolrl_cli.formats import find_format
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.manifest import read_manifest

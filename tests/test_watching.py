@@ -40,7 +40,7 @@ def state(step: int, steps: int = 4, main: bool = True) -> Any:
 
 def sample(total: float, text: str = "text", id: str = "oslo", step: int = 0, reasons: Sequence[str] = ()) -> Sampled:
     rollout = Rollout(text, Target(response="no"), truncated=True, step=step)
-    return Sampled(id, rollout, Score(total, {"format": total, "length": None}, Outcome.PARTIAL, tuple(reasons)))
+    return Sampled(id, text, rollout, Score(total, {"format": total, "length": None}, Outcome.PARTIAL, tuple(reasons)))
 
 
 def test_a_step_in_words() -> None:
@@ -132,11 +132,11 @@ def test_equal_rewards_have_no_best() -> None:
 def test_what_is_taken_aside_reaches_no_sink() -> None:
     seen: list[Any] = []
     recorder = Recorder(seen.extend)
-    rollout, score = sample(1.0)[1:3]
+    rollout, score = sample(1.0)[2:4]
     with recorder.aside() as rows:
-        recorder(["a"], [rollout], [score])
-        recorder(["b"], [rollout], [score])
-    recorder(["c"], [rollout], [score])
+        recorder(["a"], ["x"], [rollout], [score])
+        recorder(["b"], ["x"], [rollout], [score])
+    recorder(["c"], ["x"], [rollout], [score])
     assert ([row.id for row in rows], [row.id for row in seen]) == (["a", "b"], ["c"])
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from toolrl_cli.jsonl import RecordLog
 from toolrl_cli.records import Json, Rollout, Score
 
 
 class Sampled(NamedTuple):
-    """A scored completion of an example; `dropped` when its group was not trained on."""
+    """A scored completion of an example, as text or messages; `dropped` when its group was not trained on."""
 
     id: str
+    completion: Any
     rollout: Rollout
     score: Score
     dropped: bool = False
@@ -30,9 +31,11 @@ class Recorder:
         self._sinks = sinks
         self._aside: list[Sampled] | None = None
 
-    def __call__(self, ids: Sequence[str], rollouts: Sequence[Rollout], scores: Sequence[Score]) -> None:
+    def __call__(
+        self, ids: Sequence[str], completions: Sequence[Any], rollouts: Sequence[Rollout], scores: Sequence[Score]
+    ) -> None:
         """Take a scored batch."""
-        rows = list(map(Sampled, ids, rollouts, scores))
+        rows = list(map(Sampled, ids, completions, rollouts, scores))
         if self._aside is None:
             self.pass_on(rows)
         else:
@@ -68,8 +71,8 @@ def completion_log(path: Path) -> Sink:
 def completion_record(row: Sampled) -> Json:
     """A row of completions.jsonl: what was generated in which step and text format, the gold and the score.
 
-    `step` counts finished optimizer steps, as the schedules do; tools stand in it where the reward
-    reads them, and `dropped` where it is true.
+    `step` counts finished optimizer steps, as the schedules do; tools stand in it where the reward reads them,
+    the messages of a trajectory where tools ran, and `dropped` where it is true.
     """
     rollout = row.rollout
     return {
@@ -80,6 +83,7 @@ def completion_record(row: Sampled) -> Json:
         "truncated": rollout.truncated,
         "target": rollout.target.to_json(),
         **({"tools": list(rollout.tools)} if rollout.tools else {}),
+        **({"messages": row.completion} if isinstance(row.completion, list) else {}),
         "score": row.score.to_json(),
         **({"dropped": True} if row.dropped else {}),
     }

@@ -102,6 +102,9 @@ class GrpoConfig(TrainingConfig):
     reward_settings: Annotated[dict[str, Any], "A value of the reward spec, as part.key=value."] = field(
         default_factory=dict
     )
+    tools: Annotated[
+        Path | None, "Python file whose functions, or class with state, run as tools: trains on whole trajectories."
+    ] = None
     num_generations: Annotated[int, "Completions for each prompt: the group."] = 8
     max_completion_length: Annotated[int, "Longest completion, in tokens."] = 256
     temperature: Annotated[float, "Sampling temperature."] = 1.0
@@ -123,6 +126,8 @@ class GrpoConfig(TrainingConfig):
             raise ConfigError(
                 f"--num-generations {self.num_generations}: must be 2 or more and divide --batch-size {self.batch_size}"
             )
+        if self.drop_flat_groups and self.tools:
+            raise ConfigError("--drop-flat-groups: samples no dialogues with live tools; leave it or --tools out")
         if self.preflight == 1:
             raise ConfigError("--preflight 1: must be 2 or more; one completion has nothing to differ from")
         if self.force and not self.preflight:

@@ -72,17 +72,24 @@ def end_of_turn(tokenizer: Any) -> str:
     return end if end.strip() else f"{tokenizer.eos_token or ''}{end}"
 
 
-def grpo_dataset(examples: list[Example], text_format: TextFormat, tokenizer: Any) -> Dataset:
-    """Columns `prompt` (its text), `id`, `target` and `tools` as JSON strings, and the gold as text, `ground_truth`.
+def grpo_dataset(
+    examples: list[Example], text_format: TextFormat, tokenizer: Any, *, as_messages: bool = False
+) -> Dataset:
+    """Columns `prompt`, `id`, `target` and `tools` as JSON strings, and the gold as text, `ground_truth`.
 
-    JSON crosses as strings because Arrow would pad differing arguments with nulls.
+    A prompt is its text, or its messages where a tool loop will run. JSON crosses as strings because Arrow would
+    pad differing arguments with nulls.
     """
     from datasets import Dataset
+
+    def prompt(example: Example) -> Any:
+        rendered = text_format.render_prompt(example.tools, example.messages)
+        return rendered.messages if as_messages else write_prompt(tokenizer, *rendered)
 
     return Dataset.from_list(
         [
             {
-                "prompt": write_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages)),
+                "prompt": prompt(example),
                 "id": example.id,
                 "target": dump_json(example.target.to_json()),
                 "tools": dump_json(list(example.tools)),

@@ -50,25 +50,26 @@ class Round:
 class FlatGroupFilter(WrittenPromptsGRPOTrainer):
     """The trainer with DAPO's filter.
 
+    `scored` holds the rewards of the batch that was scored last, of all processes (processes * rows, functions).
+
     Args:
         recorder: told which of the scored completions were dropped.
         rounds: further rounds in a step, at most; with 0 nothing is filtered.
 
     Raises:
-        ConfigError: completions come from tools or environments, or a group is split between processes.
+        ConfigError: a group is split between processes.
     """
 
     _pending_metrics: dict[str, list[float]]
+    scored: Tensor
 
     def __init__(self, *args: Any, recorder: Recorder, rounds: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rounds = rounds
         self._recorder = recorder
         self._replay: tuple[Any, Tensor] | None = None
-        if self.tools or self.environment_factories or self.rollout_func:
-            raise ConfigError("--drop-flat-groups: does not sample dialogues with live tools; leave one of them out")
         rows = self.args.per_device_train_batch_size * self.args.steps_per_generation
-        if rows % self.num_generations:
+        if rounds and rows % self.num_generations:
             raise ConfigError(
                 f"--drop-flat-groups: the {rows} completions of a process are no whole groups of "
                 f"{self.num_generations}; raise --batch-size, or lower --num-generations or the number of processes"
@@ -101,8 +102,8 @@ class FlatGroupFilter(WrittenPromptsGRPOTrainer):
     def _calculate_rewards(self, *args: Any) -> Tensor:
         if self._replay:
             return self._replay[1]
-        rewards: Tensor = super()._calculate_rewards(*args)
-        return rewards
+        self.scored = super()._calculate_rewards(*args)
+        return self.scored
 
     def _sample_rounds(self, inputs: list[Row]) -> list[Round]:
         """Rounds until every process has a batch of groups with signal, or the last round."""

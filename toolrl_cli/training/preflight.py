@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import comb
+from math import comb, isnan
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ MOST_WITHOUT_SIGNAL = 0.9
 """A run with a larger share of groups without signal is refused."""
 BARS = " ▁▂▃▄▅▆▇█"
 DECIMALS = 6
-"""Totals that agree so far are equal."""
+"""Rewards that agree so far are equal."""
 KEPT = (
     "_metrics",
     "_logs",
@@ -117,10 +117,8 @@ class Preflight(TrainerCallback):
         trainer, config = self._trainer, self._config
         assert config.preflight
         with training_untouched(trainer, config.preflight, config.seed), self._recorder.aside() as sampled:
-            cost = sample_prompts(trainer, config.preflight, config.seed)
-        rows: list[Sampled] = gather_object(sampled)
-        by_part = trainer.multi_objective_aggregation == "normalize_then_sum"
-        report = describe_rewards(rows, config, by_part=by_part)
+            cost, values = sample_prompts(trainer, config.preflight, config.seed)
+        report = describe_rewards(gather_object(sampled), gather_object(values), config)
         rounds = 1 + config.resample_rounds * config.drop_flat_groups
         return report | {"cost": describe_cost(cost, trainer, steps, sampled_share(report["no_signal"], rounds))}
 
@@ -146,21 +144,36 @@ def training_untouched(trainer: Any, samples: int, seed: int) -> Iterator[None]:
         setattr(trainer, name, value)
 
 
-def sample_prompts(trainer: Any, samples: int, seed: int) -> Cost:
-    """Generate and score completions of some prompts, in batches of the run's size."""
+def sample_prompts(trainer: Any, samples: int, seed: int) -> tuple[Cost, list[Hashable]]:
+    """Generate and score completions of some prompts, in batches of the run's size.
+
+    Returns: what that took, and for each completion of this process what its advantage is made of.
+    """
     data, world = trainer.train_dataset, trainer.accelerator.num_processes
     order = random.Random(seed).sample(range(len(data)), len(data))
     count = max(1, min(PROMPTS, len(data)) // world)
     own = [order[place % len(order)] for place in range(trainer.accelerator.process_index, count * world, world)]
     size = max(1, trainer.args.per_device_train_batch_size * trainer.args.steps_per_generation // samples)
     start, tokens, batch = time.perf_counter(), 0, {}
+    values: list[Hashable] = []
     for first in range(0, count, size):
         rows = [data[index] for index in own[first : first + size] for _ in range(samples)]
         batch = trainer._generate_and_score_completions(rows)
         tokens += int(batch["completion_mask"].sum())
+        values += advantage_values(trainer, len(rows))
     seconds = time.perf_counter() - start
     training = None if trainer.is_deepspeed_enabled else time_micro_batch(trainer, batch)
-    return Cost(seconds, count * samples, tokens, training, peak_memory(trainer.accelerator.device))
+    memory = peak_memory(trainer.accelerator.device)
+    return Cost(seconds, count * samples, tokens, training, memory), values
+
+
+def advantage_values(trainer: Any, rows: int) -> list[Hashable]:
+    """What must differ within a group for an advantage: the total of each completion scored last, or all its parts."""
+    own = trainer.scored[rows * trainer.accelerator.process_index :][:rows]
+    weighed = own * trainer.reward_weights.to(own.device)
+    if trainer.multi_objective_aggregation == "sum_then_normalize":
+        weighed = weighed.nansum(dim=1, keepdim=True)
+    return [tuple(None if isnan(value) else round(value, DECIMALS) for value in row) for row in weighed.tolist()]
 
 
 def time_micro_batch(trainer: Any, batch: Json) -> float:
@@ -185,19 +198,20 @@ def is_column(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
-def describe_rewards(rows: Sequence[Sampled], config: GrpoConfig, *, by_part: bool) -> Json:
+def describe_rewards(rows: Sequence[Sampled], values: Sequence[Hashable], config: GrpoConfig) -> Json:
     """What the rewards of the sampled groups say of the run.
 
     Args:
         rows: groups of `config.preflight` completions, one after the other.
+        values: for each completion what its advantage is made of.
         config: of the run.
-        by_part: whether advantages are made of each part by itself, in place of the total.
     """
     samples = config.preflight or 1
-    groups = [rows[first : first + samples] for first in range(0, len(rows), samples)]
-    values = [[advantage_value(row, by_part=by_part) for row in group] for group in groups]
+    starts = range(0, len(rows), samples)
+    groups = [rows[first : first + samples] for first in starts]
+    worth = [values[first : first + samples] for first in starts]
     sizes = (*GROUP_SIZES, config.num_generations)
-    flat = {size: fmean(flat_chance(group, size) for group in values) for size in sizes}
+    flat = {size: fmean(flat_chance(group, size) for group in worth) for size in sizes}
     signal = {size: 1 - flat[size] for size in GROUP_SIZES}
     tally, seen = Tally(tuple(rows[0].score.parts)), Groups()
     for place, group in enumerate(groups):
@@ -217,13 +231,6 @@ def describe_rewards(rows: Sequence[Sampled], config: GrpoConfig, *, by_part: bo
         "histograms": {name: tally.histogram(name) for name in tally.names()},
         "groups": seen.to_json(),
     }
-
-
-def advantage_value(row: Sampled, *, by_part: bool) -> Hashable:
-    """What must differ within a group for an advantage: the total, or the parts."""
-    if by_part:
-        return tuple(None if part is None else round(part, DECIMALS) for part in row.score.parts.values())
-    return round(row.score.total, DECIMALS)
 
 
 def flat_chance(values: Sequence[Hashable], size: int) -> float:
