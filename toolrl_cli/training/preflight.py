@@ -134,7 +134,7 @@ def training_untouched(trainer: Any, samples: int, seed: int) -> Iterator[None]:
     trainer.num_generations, trainer.rounds = samples, 0
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     trainer.model.train()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed + process)
         yield
     random.setstate(streams[0])
@@ -154,17 +154,17 @@ def sample_prompts(trainer: Any, samples: int, seed: int) -> tuple[Cost, list[Ha
     count = max(1, min(PROMPTS, len(data)) // world)
     own = [order[place % len(order)] for place in range(trainer.accelerator.process_index, count * world, world)]
     size = max(1, trainer.args.per_device_train_batch_size * trainer.args.steps_per_generation // samples)
-    start, tokens, batch = time.perf_counter(), 0, {}
+    start, tokens, batch = time.perf_counter(), 0.0, {}
     values: list[Hashable] = []
     for first in range(0, count, size):
         rows = [data[index] for index in own[first : first + size] for _ in range(samples)]
         batch = trainer._generate_and_score_completions(rows)
-        tokens += int(batch["completion_mask"].sum())
+        tokens += trainer._metrics["train"]["completions/mean_length"][-1] * len(rows)
         values += advantage_values(trainer, len(rows))
     seconds = time.perf_counter() - start
     training = None if trainer.is_deepspeed_enabled else time_micro_batch(trainer, batch)
     memory = peak_memory(trainer.accelerator.device)
-    return Cost(seconds, count * samples, tokens, training, memory), values
+    return Cost(seconds, count * samples, round(tokens), training, memory), values
 
 
 def advantage_values(trainer: Any, rows: int) -> list[Hashable]:
