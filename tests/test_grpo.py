@@ -30,7 +30,7 @@ from toolrl_cli.manifest import hash_file, read_manifest
 from toolrl_cli.plugins.trl import BatchScorer
 from toolrl_cli.records import Example
 from toolrl_cli.rewards import find_reward
-from toolrl_cli.training.completions import completion_log
+from toolrl_cli.training.completions import Recorder, completion_log
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import grpo_dataset
 from toolrl_cli.training.grpo import stop_token_ids, train_grpo
@@ -219,7 +219,7 @@ STOP = 2
 
 def test_completions_are_logged_with_what_was_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "completions.jsonl"
-    scorer = BatchScorer(find_reward("length"), {STOP}, completion_log(path))
+    scorer = BatchScorer(find_reward("length"), {STOP}, Recorder(completion_log(path)))
     logged: dict[str, float] = {}
     for step, texts, ids in ((0, [GOOD, GOOD, "no"], [[5, STOP], [5, 6], [STOP]]), (1, ["no"], [[STOP]])):
         columns = {

@@ -109,6 +109,9 @@ def shared_arguments(config: TrainingConfig) -> dict[str, Any]:
         "use_cpu": on_cpu,
         "gradient_checkpointing": not on_cpu,
         "dataloader_pin_memory": not on_cpu,
-        "report_to": "none",
+        "report_to": [str(tracker) for tracker in config.track] or "none",
+        "run_name": str(config.output),
+        "project": "toolrl",
+        "trackio_static_space_id": False,  # else pushing a model would publish its logs too
         "disable_tqdm": True,
     }

@@ -1,4 +1,4 @@
-"""What happens around a training step: curves to disk, a progress bar, and a clean stop on Ctrl-C."""
+"""What happens around a training step: curves to disk, memory given back, and a clean stop on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from toolrl_cli.console import log, progress_bar
+from toolrl_cli.console import log
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, read_records, write_records
 from toolrl_cli.records import Json, expect
 from toolrl_cli.training.memory import trim_heap
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
-
-SHOWN = ("reward", "loss", "mean_token_accuracy")
 
 
 class MetricsLog(TrainerCallback):
@@ -34,32 +32,6 @@ class MetricsLog(TrainerCallback):
         if state.is_world_process_zero and "train_runtime" not in logs:
             with RecordLog(self._path) as metrics:
                 metrics.append({"step": state.global_step, **logs})
-
-
-class Progress(TrainerCallback):
-    """A bar over the optimizer steps with the latest reward and loss; `closing` takes it away."""
-
-    def __init__(self, description: str, closing: ExitStack) -> None:
-        self._description = description
-        self._closing = closing
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Open the bar where the run stands."""
-        self._bar = self._closing.enter_context(progress_bar())
-        self._task = self._bar.add_task(
-            self._description, total=state.max_steps, completed=state.global_step, note="first step"
-        )
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Json, **kwargs: Any
-    ) -> None:
-        """Move the bar; without a terminal, print a line instead."""
-        note = "  ".join(f"{name} {logs[name]:.3f}" for name in SHOWN if isinstance(logs.get(name), float))
-        self._bar.update(self._task, completed=state.global_step, note=note)
-        if self._bar.disable and note:
-            log(f"{self._description}: step {state.global_step}/{state.max_steps}  {note}")
 
 
 class TrimHeap(TrainerCallback):

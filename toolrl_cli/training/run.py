@@ -12,21 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.errors import ConfigError, SetupError, ToolrlError, UsageError, first_line
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.jsonl import read_records
+from toolrl_cli.jsonl import read_json, read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Json, expect
+from toolrl_cli.report.plots import plot_run
 from toolrl_cli.training.adapters import check_tuning, new_adapter, save_base, starting_point
-from toolrl_cli.training.callbacks import MetricsLog, Progress, StopOnInterrupt, TrimHeap, rewind_log
+from toolrl_cli.training.callbacks import MetricsLog, StopOnInterrupt, TrimHeap, rewind_log
 from toolrl_cli.training.compat import score_labelled_positions_only
 from toolrl_cli.training.config import TrainingConfig
 from toolrl_cli.training.models import ModelSource, load_model, load_tokenizer, resolve_model
 from toolrl_cli.training.text_format import TEMPLATE_FILE
+from toolrl_cli.training.watching import Progress
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerState
 
 METRICS_FILE = "metrics.jsonl"
 COMPLETIONS_FILE = "completions.jsonl"
+CURVES_FILE = "curves.png"
+PREFLIGHT_FILE = "preflight.json"
 FULL_BELOW = 1 << 20
 """Bytes; no checkpoint is smaller."""
 STATE_FILE = "trainer_state.json"
@@ -35,12 +39,13 @@ STATE_FILES = (STATE_FILE, "optimizer.*", "scheduler.*", "rng_state*")
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run as it stands: its folder, its manifest, the last record of its metrics; of a dry run also its plan."""
+    """A run as it stands: its folder, its manifest, the last record of its metrics; its preflight; a dry run's plan."""
 
     output: Path
     manifest: Manifest
     metrics: Json
     plan: Json | None = None
+    preflight: Json | None = None
 
     def to_json(self) -> Json:
         """The record as JSON values."""
@@ -50,6 +55,7 @@ class RunSummary:
             "config": self.manifest.config,
             "metrics": self.metrics,
             **({} if self.plan is None else {"plan": self.plan}),
+            **({"preflight": self.preflight} if self.preflight else {}),
         }
 
 
@@ -101,6 +107,7 @@ def run_training(
     with full_disk_named(config.output):
         train(command, trainer, config.output)
         materials.tokenizer.save_pretrained(config.output)
+        plot_run(config.output / METRICS_FILE, config.output / CURVES_FILE)
         replace(manifest, finished=True).write(config.output)
     return summarize_run(config.output)
 
@@ -109,7 +116,13 @@ def summarize_run(folder: Path) -> RunSummary:
     """What a run folder says of itself; raise `DataError` when it is none."""
     path = folder / METRICS_FILE
     metrics = list(read_records(path, lambda record: expect(record, dict, "metrics"))) if path.exists() else []
-    return RunSummary(folder, read_manifest(folder), metrics[-1] if metrics else {})
+    preflight = folder / PREFLIGHT_FILE
+    return RunSummary(
+        folder,
+        read_manifest(folder),
+        metrics[-1] if metrics else {},
+        read_json(preflight) if preflight.exists() else None,
+    )
 
 
 def construct(build_trainer: Callable[[Materials], Trainer], materials: Materials, config: TrainingConfig) -> Trainer:
