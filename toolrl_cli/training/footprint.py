@@ -94,15 +94,15 @@ class Footprint:
 def estimate_footprint(source: ModelSource, config: TrainingConfig, arguments: _BaseConfig, batch: Batch) -> Footprint:
     """The memory of one process of a training, without its Python and its CUDA context."""
     model = build_skeleton(source.base, config)
-    parameters = list(model.parameters())
-    trained = sum(size_of(p) for p in parameters if p.requires_grad)
-    frozen = sum(size_of(p) * (FOUR_BITS / p.itemsize if quantized(config, p) else 1) for p in parameters) - trained
     text = model.config.get_text_config()
+    trained = sum(size_of(p) for p in model.parameters() if p.requires_grad)
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    held = sum(size_in_four_bits(p, text) if config.tuning == "qlora" else size_of(p) for p in frozen)
     per_token = 2 * text.num_hidden_layers * key_value_width(text) * choose_dtype(full_precision=False).itemsize
     labelled = batch.rows * batch.completion
     beta = getattr(arguments, "beta", 0.0)
     return Footprint(
-        weights=int(frozen + trained),
+        weights=held + trained,
         gradients=trained,
         optimizer=2 * trained,
         reference=trained if beta and config.tuning == "full" else 0,
@@ -186,9 +186,10 @@ def size_of(parameter: Tensor) -> int:
     return int(parameter.numel() * parameter.itemsize)
 
 
-def quantized(config: TrainingConfig, parameter: Tensor) -> bool:
-    """Whether QLoRA holds a parameter in 4 bits: the matrices of the layers (embeddings count as such)."""
-    return config.tuning == "qlora" and not parameter.requires_grad and parameter.ndim == 2
+def size_in_four_bits(parameter: Tensor, text: Any) -> int:
+    """Bytes of a frozen tensor under QLoRA, which leaves vectors, the embedding and the LM head as they are."""
+    matrix = parameter.ndim == 2 and parameter.size(0) != text.vocab_size
+    return int(parameter.numel() * FOUR_BITS) if matrix else size_of(parameter)
 
 
 def key_value_width(text: Any) -> int:
