@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from toolrl_cli.errors import ConfigError
+from toolrl_cli.training.sentinels import read_limits
 
 if TYPE_CHECKING:
     from toolrl_cli.records import Json
 
 FormatName = Literal["toolrl", "hermes", "llama3", "native"]
 MAY_BE_ZERO = ("seed", "beta")
-RUN_FIELDS = ("output", "seed", "save_steps", "resume", "overwrite", "dry_run")
+RUN_FIELDS = ("output", "seed", "save_steps", "sentinels", "resume", "overwrite", "dry_run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,9 @@ class TrainingConfig:
     overrides: Annotated[dict[str, Any], "Any argument of the TRL config class, as key=value."] = field(
         default_factory=dict
     )
+    sentinels: Annotated[dict[str, Any], "Limit of what stops a run gone wrong, as name=limit or name=off."] = field(
+        default_factory=dict
+    )
     resume: Annotated[bool, "Continue an interrupted run from its last checkpoint."] = False
     overwrite: Annotated[bool, "Replace an output that exists."] = False
     dry_run: Annotated[bool, "Check everything, print the resolved plan and stop."] = False
@@ -54,6 +58,7 @@ class TrainingConfig:
             raise ConfigError(
                 f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
             )
+        read_limits(self.sentinels)
 
     def recorded(self) -> Json:
         """The fields that decide the result, as JSON values for the manifest."""

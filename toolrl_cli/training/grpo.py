@@ -29,6 +29,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     """
     from trl import GRPOConfig
 
+    from toolrl_cli.training.checkpoints import resumable
     from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
 
     quiet_libraries()
@@ -52,7 +53,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     def build_trainer(materials: Materials) -> Trainer:
         stop_ids = {materials.tokenizer.eos_token_id, *stop_token_ids(materials.model.generation_config)}
         scorer = BatchScorer(reward, stop_ids, completion_log(config.output / COMPLETIONS_FILE))
-        return SharedPrefixGRPOTrainer(
+        return resumable(SharedPrefixGRPOTrainer)(
             materials.model,
             scorer.functions(),
             arguments,

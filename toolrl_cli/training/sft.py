@@ -28,6 +28,8 @@ def train_sft(config: SftConfig) -> RunSummary:
     """
     from trl import SFTConfig, SFTTrainer
 
+    from toolrl_cli.training.checkpoints import resumable
+
     quiet_libraries()
     text_format = choose_format(config.model, config.format, config.template)
     examples = read_examples(config.data, text_format, config.limit)
@@ -37,7 +39,7 @@ def train_sft(config: SftConfig) -> RunSummary:
     def build_trainer(materials: Materials) -> Trainer:
         dataset = sft_dataset(examples, text_format, materials.tokenizer)
         report_lengths(dataset, config)
-        return SFTTrainer(
+        return resumable(SFTTrainer)(
             materials.model,
             arguments,
             train_dataset=dataset,
