@@ -36,6 +36,7 @@ from toolrl_cli.manifest import hash_file, read_manifest
 from toolrl_cli.records import Example
 from toolrl_cli.training.config import SftConfig
 from toolrl_cli.training.data import end_of_turn, read_examples, sft_dataset
+from toolrl_cli.training.models import hash_samples
 from toolrl_cli.training.sft import train_sft
 
 FORMAT = find_format("toolrl")
@@ -86,7 +87,11 @@ def test_the_run_folder_holds_adapter_tokenizer_and_manifest(trained: Place, tin
         },
         "seed": 0,
         "format": "toolrl",
-        "hashes": {"data": hash_file(trained.folder / "ex.jsonl"), "format": FORMAT.digest},
+        "hashes": {
+            "data": hash_file(trained.folder / "ex.jsonl"),
+            "format": FORMAT.digest,
+            "base": hash_samples([tiny_model / "model.safetensors"]),
+        },
         "parent": str(tiny_model),
         "finished": True,
         "git_commit": None,

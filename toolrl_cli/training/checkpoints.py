@@ -127,6 +127,7 @@ def publish(staged: Path, final: Path) -> None:
     if final.exists():
         shutil.rmtree(final)
     staged.replace(final)
+    staged.parent.rmdir()
     sync([final.parent])
 
 
