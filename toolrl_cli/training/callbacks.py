@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -156,7 +157,11 @@ class Sentinels(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Json, **kwargs: Any
     ) -> None:
-        """Save and stop when something is beyond its limit."""
+        """Save and stop when something is beyond its limit; raise `TrainingStopped` when the update was not finite."""
+        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name) or 0.0)]
+        if bad and self._nan and not self.alarm and not args.fp16:
+            step = f"step {state.global_step}, which is not saved"
+            raise TrainingStopped(f"sentinel nan: {bad[0]} is {logs[bad[0]]} in {step}; {START_ANEW}")
         self.alarm = self.alarm or self._watch.feed(state.global_step, logs)
         if self.alarm and "train_runtime" not in logs:
             control.should_save = True
