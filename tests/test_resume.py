@@ -47,7 +47,7 @@ def letters(completions, **columns):
 
 def run_all(jobs: list[dict[str, Any]]) -> list[list[int]]:
     """How each job ended, and how many events it had."""
-    command = [sys.executable, Path(__file__).with_name("killed_runs.py")]
+    command = [sys.executable, str(Path(__file__).with_name("killed_runs.py"))]
     done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     statuses: list[list[int]] = json.loads(done.stdout)

@@ -152,19 +152,35 @@ def test_an_update_that_would_ruin_the_weights_is_left_out(
     assert math.isnan(rows[-1]["grad_norm"])
 
 
+@pytest.mark.parametrize("logging_steps", [1, 3])
+def test_after_one_bad_batch_the_run_goes_on(
+    logging_steps: int, examples_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(trainer: Any) -> None:
+        stock = trainer.compute_loss
+
+        def compute_loss(*args: Any, **options: Any) -> Any:
+            return stock(*args, **options) * (math.nan if trainer.state.global_step == 1 else 1)
+
+        trainer.compute_loss = compute_loss
+
+    options = {"save_steps": 9, "overrides": {"logging_steps": logging_steps}}
+    change_trainer(monkeypatch, "sft", spoil)
+    with pytest.raises(TrainingStopped, match=r"gradients of step 2 are NaN or infinite"):
+        train_sft(configure_sft(examples_file, tiny_model, tmp_path / "run", **options))
+    monkeypatch.undo()
+    assert train_sft(
+        configure_sft(examples_file, tiny_model, tmp_path / "run", resume=True, **options)
+    ).manifest.finished
+    losses = [math.isfinite(row["loss"]) for row in read_rows(tmp_path / "run/metrics.jsonl")]
+    assert losses == ([True, False, True, True] if logging_steps == 1 else [True, True])
+
+
 def test_ruined_weights_are_not_saved(examples_file: Path, tiny_model: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(TrainingStopped, match="33792 of 33792 weights are NaN or infinite after step 1, which is not"):
         train_sft(configure_sft(examples_file, tiny_model, run, learning_rate=1e39))
     assert whole_checkpoints(run / "checkpoints") == []
-
-
-def test_probabilities_that_nothing_can_be_drawn_from_are_named(
-    examples_file: Path, tiny_model: Path, tmp_path: Path
-) -> None:
-    options = {"learning_rate": 1e20, "overrides": {"entropy_coef": 0.5}}
-    with pytest.raises(TrainingStopped, match="sentinel nan: the model gives no probabilities to sample from"):
-        train_grpo(configure(examples_file, tiny_model, tmp_path / "run", **options))
 
 
 # What GRPO samples
@@ -218,6 +234,21 @@ def become(model: Path, step: int) -> Any:
     return Become()
 
 
+def test_probabilities_that_nothing_can_be_drawn_from_are_named(
+    examples_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tiny_model / "model.safetensors")
+    (tmp_path / "nan").mkdir()
+    save_file({name: value * math.nan for name, value in weights.items()}, tmp_path / "nan/model.safetensors")
+    change_trainer(monkeypatch, "grpo", lambda trainer: trainer.add_callback(become(tmp_path / "nan", 2)))
+    with pytest.raises(TrainingStopped, match="nan: the model gives no probabilities to sample from"):
+        train_grpo(configure(examples_file, tiny_model, tmp_path / "run", save_steps=1))
+    whole = whole_checkpoints(tmp_path / "run/checkpoints")
+    assert [path.name for path in whole] == ["checkpoint-1", "checkpoint-2"]
+
+
 @pytest.mark.parametrize("name", ["format", "calls", "entropy", "spurious", "zero-variance", "length"])
 def test_a_run_that_goes_wrong_is_saved_and_stopped(
     name: str,
@@ -236,6 +267,7 @@ def test_a_run_that_goes_wrong_is_saved_and_stopped(
     words += ["--batch-size", 12, "--micro-batch-size", 12, "--num-generations", 2, "--max-completion-length", 64]
     words += ["--learning-rate", 1e-6, "--max-steps", 9]
     settings = [word for key, value in only(name).items() for word in ("--sentinel", f"{key}={value or 'off'}")]
+    settings += ["--sentinel", "length=0.7"] if name == "length" else []  # the random model ends some by chance
     done = cli(*words, *settings)
     assert done.exit_code == 4, done.stderr
     steps = [row["step"] for row in read_rows(run / "metrics.jsonl")]
@@ -269,7 +301,7 @@ def test_a_resumed_run_is_stopped_at_the_step_at_which_the_unbroken_one_is(
             with pytest.raises(KeyboardInterrupt):
                 train_grpo(configure(examples_file, taught, tmp_path / name, **options))
         with pytest.raises(TrainingStopped) as stopped:
-            train_grpo(configure(examples_file, taught, tmp_path / name, **options, resume=bool(interrupts)))
+            train_grpo(configure(examples_file, taught, tmp_path / name, **options, resume=True))
         lines.append(str(stopped.value).replace(name, "run"))
         monkeypatch.undo()
     assert lines[0] == lines[1]
@@ -300,7 +332,7 @@ def test_a_sane_run_is_left_alone(taught: Path, examples_file: Path, tmp_path: P
     assert summary.manifest.finished
     rows = read_rows(tmp_path / "run/metrics.jsonl")
     assert len(rows) == 9
-    assert {row["gold_call_share"] for row in rows} == {10 / 12}
+    assert [row["gold_call_share"] for row in rows] == pytest.approx([10 / 12] * 9)
 
 
 def test_sft_is_not_judged_by_what_a_model_samples(examples_file: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -144,33 +144,40 @@ class Sentinels(TrainerCallback):
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Raise `TrainingStopped` when the update has ruined the weights: they are not saved."""
+        """Save and stop when the update was left out; raise `TrainingStopped` when it has ruined the weights."""
+        self._stop(control)
         if not self._nan or is_sharded(args):
             return
         weights = [parameter.detach() for parameter in kwargs["model"].parameters() if parameter.requires_grad]
         if bad := count_bad(weights):
-            raise TrainingStopped(
-                f"sentinel nan: {bad} of {sum(map(torch.numel, weights))} weights are NaN or infinite after "
-                f"step {state.global_step}, which is not saved; {START_ANEW}"
-            )
+            many = f"{bad} of {sum(map(torch.numel, weights))} weights are NaN or infinite"
+            raise ruined(f"{many} after step {state.global_step}, which is not saved", args.output_dir)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Json, **kwargs: Any
     ) -> None:
         """Save and stop when something is beyond its limit; raise `TrainingStopped` when the update was not finite."""
+        if "train_runtime" in logs:
+            return
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name) or 0.0)]
         if bad and self._nan and not self.alarm and not args.fp16:
-            step = f"step {state.global_step}, which is not saved"
-            raise TrainingStopped(f"sentinel nan: {bad[0]} is {logs[bad[0]]} in {step}; {START_ANEW}")
+            what = f"{bad[0]} is {logs[bad[0]]} in step {state.global_step}, which is not saved"
+            raise ruined(what, args.output_dir)
         self.alarm = self.alarm or self._watch.feed(state.global_step, logs)
-        if self.alarm and "train_runtime" not in logs:
+        self._stop(control)
+
+    def _stop(self, control: TrainerControl) -> None:
+        if self.alarm:
             control.should_save = True
             control.should_training_stop = True
 
 
-START_ANEW = (
-    "start a new run with a lower learning rate, from the same model or with --model RUN/checkpoints/checkpoint-N"
-)
+def ruined(what: str, checkpoints: str) -> TrainingStopped:
+    """The error that ends a run whose weights are lost."""
+    return TrainingStopped(
+        f"{Path(checkpoints).parent}: stopped by the sentinel nan: {what}; start a new run with a lower learning rate, "
+        f"from the same model or with --model {checkpoints}/checkpoint-N"
+    )
 
 
 def is_sharded(args: TrainingArguments) -> bool:
@@ -184,15 +191,13 @@ def count_bad(tensors: list[torch.Tensor]) -> int:
 
 
 @contextmanager
-def sampling_failure_named() -> Iterator[None]:
+def sampling_failure_named(args: TrainingArguments) -> Iterator[None]:
     """Turn the failure to draw from NaN or infinite probabilities into `TrainingStopped`."""
     try:
         yield
     except RuntimeError as error:
         if "probability tensor contains" in str(error):
-            raise TrainingStopped(
-                f"sentinel nan: the model gives no probabilities to sample from; {START_ANEW}"
-            ) from error
+            raise ruined("the model gives no probabilities to sample from", args.output_dir) from error
         raise
 
 

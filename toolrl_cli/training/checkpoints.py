@@ -96,6 +96,8 @@ class ExactResume(Trainer):
 
     def _loop_state(self) -> Json:
         state = {name: getattr(self, name) for name in LOOP_STATE if hasattr(self, name)}
+        if not self._tr_loss.isfinite():  # the update was left out, and so is its loss
+            state["_tr_loss"] = torch.zeros_like(self._tr_loss)
         if "_metrics" in state:
             state["_metrics"] = {mode: dict(metrics) for mode, metrics in state["_metrics"].items()}
         if "_buffered_inputs" in state and self._has_used_its_completions():

@@ -160,7 +160,7 @@ def train(command: str, trainer: Trainer, config: TrainingConfig) -> None:
         shutil.copytree(checkpoint, output, ignore=shutil.ignore_patterns(*STATE_FILES), dirs_exist_ok=True)
         return
     trainer.remove_callback(PrinterCallback)
-    with ExitStack() as closing, sampling_failure_named():
+    with ExitStack() as closing, sampling_failure_named(trainer.args):
         stop, sentinels = StopOnSignal(closing), Sentinels(limits)
         metrics, bar = MetricsLog(output / METRICS_FILE), Progress(command, closing)
         for callback in (metrics, bar, TrimHeap(), sentinels, stop):
