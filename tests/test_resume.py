@@ -99,12 +99,12 @@ def train(command: str, config: dict[str, Any], output: Path, **options: Any) ->
     return train_sft(SftConfig(**told)) if command == "sft" else train_grpo(GrpoConfig(**told))
 
 
-def test_an_interrupt_in_each_of_many_steps_leaves_no_trace(
+def test_interrupts_leave_no_trace(
     planned: tuple[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each stop falls elsewhere: between two uses of the same completions, at the end of an epoch, between two logs."""
     train(*planned, tmp_path / "whole")
-    steps = [1, 2, 3, 5, 9, 10]
+    steps = [2, 9, 10]
     change_trainer(monkeypatch, planned[0], lambda trainer: trainer.add_callback(interrupt_at(steps)))
     while steps:
         with pytest.raises(KeyboardInterrupt):

@@ -85,7 +85,11 @@ class ExactResume(Trainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is None or not self._loop_file(checkpoint).exists():
             return
-        kept = torch.load(self._loop_file(checkpoint), map_location=self.args.device, weights_only=True)
+        device = self.args.device
+        place = (
+            "cpu" if device.type == "cpu" else device
+        )  # with several processes it is cpu:0, which torch cannot load to
+        kept = torch.load(self._loop_file(checkpoint), map_location=place, weights_only=True)
         for mode, metrics in kept.pop("_metrics", {}).items():
             self._metrics[mode].update(metrics)
         for name, value in kept.items():

@@ -24,7 +24,7 @@ from toolrl_cli.training.callbacks import (
     rewind_log,
     sampling_failure_named,
 )
-from toolrl_cli.training.checkpoints import CONTENTS_FILE, discard_broken, step_of, whole_checkpoints
+from toolrl_cli.training.checkpoints import CONTENTS_FILE, discard_broken, step_of, sync, whole_checkpoints
 from toolrl_cli.training.compat import score_labelled_positions_only
 from toolrl_cli.training.config import TrainingConfig
 from toolrl_cli.training.models import ModelSource, hash_weights, load_model, load_tokenizer, resolve_model
@@ -39,7 +39,15 @@ COMPLETIONS_FILE = "completions.jsonl"
 FULL_BELOW = 1 << 20
 """Bytes; no checkpoint is smaller."""
 STATE_FILE = "trainer_state.json"
-STATE_FILES = (STATE_FILE, CONTENTS_FILE, "optimizer.*", "scheduler.*", "rng_state*", "loop_state*")
+STATE_FILES = (
+    STATE_FILE,
+    CONTENTS_FILE,
+    "optimizer.*",
+    "scheduler.*",
+    "rng_state*",
+    "loop_state*",
+    "entropy_ctrl_state.*",
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ def run_training(
     with full_disk_named(config.output):
         train(command, trainer, config)
         materials.tokenizer.save_pretrained(config.output)
+        sync(path for path in config.output.iterdir() if path.is_file())
         replace(manifest, finished=True).write(config.output)
     return summarize_run(config.output)
 
@@ -152,8 +161,8 @@ def train(command: str, trainer: Trainer, config: TrainingConfig) -> None:
     from transformers import PrinterCallback
 
     output, limits = config.output, read_limits(config.sentinels)
-    if command == "sft":
-        limits = replace(limits, values={})  # the others watch what a model samples
+    if command == "sft":  # but for nan, sentinels watch what a model samples
+        limits = replace(limits, values={})
     checkpoint = rewind(trainer, output)
     if checkpoint and is_last(checkpoint):
         # The trainer would take one more step from here.
@@ -188,7 +197,8 @@ def rewind(trainer: Trainer, output: Path) -> Path | None:
 
 def last_checkpoint(output: Path) -> Path | None:
     """The last whole checkpoint of a run."""
-    return max(whole_checkpoints(output / "checkpoints"), key=step_of, default=None)
+    whole = whole_checkpoints(output / "checkpoints")
+    return whole[-1] if whole else None
 
 
 def is_last(checkpoint: Path) -> bool:
