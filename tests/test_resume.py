@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import Place, change_trainer, interrupt_at, read_rows, write_lines
 
-from toolrl_cli.errors import ConfigError, Terminated
+from toolrl_cli.errors import ConfigError, DataError, Terminated
 from toolrl_cli.manifest import read_manifest
 from toolrl_cli.training.callbacks import rewind_log
 from toolrl_cli.training.checkpoints import CONTENTS_FILE, STAGING, discard_broken, whole_checkpoints
@@ -217,3 +217,11 @@ def test_a_log_is_cut_after_a_step(step: int, kept: int, tmp_path: Path) -> None
     assert path.read_bytes() == b"".join(lines[:kept])
     rewind_log(tmp_path / "none.jsonl", step)
     assert not (tmp_path / "none.jsonl").exists()
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"{}", b'{"step": "x"}', b"\xff"])
+def test_a_log_with_another_line_is_refused(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b"\n")
+    with pytest.raises(DataError, match=r"log.jsonl:2: not a record of this run; remove the line"):
+        rewind_log(path, 5)

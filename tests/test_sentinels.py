@@ -104,6 +104,8 @@ def test_records_of_several_steps_fill_the_window() -> None:
         ("length=long", "must be a limit above 0, or off"),
         ("window=off", "must be a whole number of steps, 1 or more"),
         ("window=2.5", "must be a whole number of steps, 1 or more"),
+        ("window=.inf", "must be a whole number of steps, 1 or more"),
+        ("window=true", "must be a whole number of steps, 1 or more"),
     ],
 )
 @pytest.mark.parametrize("command", ["sft", "grpo"])

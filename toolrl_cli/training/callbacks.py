@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType, gather
 from transformers import TrainerCallback
 
 from toolrl_cli.console import log, progress_bar
-from toolrl_cli.errors import TrainingStopped
+from toolrl_cli.errors import DataError, TrainingStopped
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, load_json
 from toolrl_cli.records import Json
 from toolrl_cli.training.memory import trim_heap
@@ -202,14 +202,21 @@ def sampling_failure_named(args: TrainingArguments) -> Iterator[None]:
 
 
 def rewind_log(path: Path, step: int) -> None:
-    """Cut off the records after `step` from a log whose records carry one, in order; a resumed run writes them anew."""
+    """Cut off the records after `step` from a log whose records carry one, in order; a resumed run writes them anew.
+
+    Raises:
+        DataError: a line is no such record.
+    """
     drop_partial_line(path)
     if not path.exists():
         return
     kept = 0
     with path.open("rb+") as stream:
-        for line in stream:
-            if load_json(line)["step"] > step:
-                break
+        for number, line in enumerate(stream, start=1):
+            try:
+                if load_json(line)["step"] > step:
+                    break
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(f"{path}:{number}: not a record of this run; remove the line") from error
             kept += len(line)
         stream.truncate(kept)

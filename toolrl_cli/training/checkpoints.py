@@ -85,11 +85,9 @@ class ExactResume(Trainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is None or not self._loop_file(checkpoint).exists():
             return
-        device = self.args.device
-        place = (
-            "cpu" if device.type == "cpu" else device
-        )  # with several processes it is cpu:0, which torch cannot load to
-        kept = torch.load(self._loop_file(checkpoint), map_location=place, weights_only=True)
+        # One of several processes on a CPU has the device cpu:0, which torch cannot load to.
+        device = "cpu" if self.args.device.type == "cpu" else self.args.device
+        kept = torch.load(self._loop_file(checkpoint), map_location=device, weights_only=True)
         for mode, metrics in kept.pop("_metrics", {}).items():
             self._metrics[mode].update(metrics)
         for name, value in kept.items():
@@ -133,7 +131,7 @@ def publish(staged: Path, final: Path) -> None:
     if final.exists():
         shutil.rmtree(final)
     staged.replace(final)
-    staged.parent.rmdir()
+    shutil.rmtree(staged.parent, ignore_errors=True)
     sync([final.parent])
 
 

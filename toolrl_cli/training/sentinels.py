@@ -134,7 +134,7 @@ def read_limits(settings: Mapping[str, Any]) -> Limits:
             del values[name]
         elif name in SENTINELS and is_number(value) and value > 0:
             values[name] = float(value)
-        elif name == WINDOW and isinstance(value, float | int) and value >= 1 and value == int(value):
+        elif name == WINDOW and is_number(value) and value >= 1 and value == int(value):
             window = int(value)
         else:
             raise ConfigError(f"--sentinel {name}={value}: {explain_setting(name)}")
