@@ -29,7 +29,7 @@ CLOCKS = {"step_time"}
 """Metrics that are wall-clock time."""
 SHARED: dict[str, Any] = {"batch_size": 4, "max_steps": 14, "save_steps": 3}
 SFT = {**SHARED, "learning_rate": 1e-2}
-GRPO = {**SHARED, "num_generations": 2, "max_completion_length": 8, "learning_rate": 1e-2, "reward": "REWARD"}
+GRPO = {**SHARED, "num_generations": 2, "max_completion_length": 8, "learning_rate": 1e-2}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft-lora": ("sft", {**SFT, "micro_batch_size": 2}),
     "sft-full": ("sft", {**SFT, "tuning": "full", "overrides": {"logging_steps": 4}}),
@@ -163,17 +163,16 @@ def test_a_run_whose_last_checkpoint_is_cut_off_goes_on_from_the_one_before(
     assert results(run) == results(stopped)
 
 
-def test_another_adapter_or_base_than_at_the_start_is_refused(
-    stopped: Path, trained: Place, tiny_model: Path, tmp_path: Path
+@pytest.mark.parametrize(("kind", "file"), [("adapter", "adapter_model.safetensors"), ("base", "model.safetensors")])
+def test_other_weights_than_at_the_start_are_refused(
+    kind: str, file: str, trained: Place, tiny_model: Path, tmp_path: Path
 ) -> None:
-    run = shutil.copytree(stopped, tmp_path / "run")
-    parent = shutil.copytree(trained.folder / "runs/sft", tmp_path / "parent")
-    config = {**SFT, "data": trained.folder / "ex.jsonl", "model": str(parent), "max_steps": 4, "save_steps": 2}
-    shutil.rmtree(run)
-    train("sft", config, run)
-    change_byte(parent / "adapter_model.safetensors")
-    with pytest.raises(ConfigError, match="the adapter weights of the model are not those that the run began with"):
-        train("sft", config, run, resume=True)
+    model = shutil.copytree(trained.folder / "runs/sft" if kind == "adapter" else tiny_model, tmp_path / "model")
+    config = {**SFT, "data": trained.folder / "ex.jsonl", "model": str(model), "max_steps": 1}
+    train("sft", config, tmp_path / "run")
+    change_byte(model / file)
+    with pytest.raises(ConfigError, match=f"the {kind} weights of the model are not those that the run began with"):
+        train("sft", config, tmp_path / "run", resume=True)
 
 
 def change_byte(path: Path) -> None:
