@@ -34,7 +34,7 @@ from toolrl_cli.training.completions import Recorder, completion_log
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import grpo_dataset
 from toolrl_cli.training.grpo import stop_token_ids, train_grpo
-from toolrl_cli.training.models import resolve_model
+from toolrl_cli.training.models import hash_weights, resolve_model
 from toolrl_cli.training.run import load_materials
 
 FORMAT = find_format("toolrl")
@@ -66,7 +66,9 @@ def test_the_run_records_its_parent_its_reward_and_its_base(trained: Place, tiny
         "data": hash_file(trained.folder / "ex.jsonl"),
         "format": FORMAT.digest,
         "reward": find_reward("fine-grained").digest,
+        **hash_weights(resolve_model(str(trained.folder / "runs/sft"))),
     }
+    assert manifest.hashes["adapter"] != manifest.hashes["base"]
     assert (manifest.config["reward"], manifest.config["base_model"]) == ("fine-grained", str(tiny_model))
 
 
@@ -236,7 +238,13 @@ def test_completions_are_logged_with_what_was_cut_off(tmp_path: Path) -> None:
         parts = {function.__name__: function(**columns) for function in scorer.functions()}
         if step == 0:
             assert (parts["format"], parts["correctness"]) == ([1.0, 1.0, 0.0], [3.0, 3.0, -3.0])
-    assert logged == {"exact": 2 / 3}
+    assert logged == {
+        "exact": 2 / 3,
+        "call_share": 2 / 3,
+        "gold_call_share": 1.0,
+        "spurious_call_share": 0.0,
+        "format_share": 2 / 3,
+    }
     assert [(row["step"], row["truncated"], row["score"]["outcome"]) for row in read_rows(path)] == [
         (0, False, "exact"),
         (0, True, "exact"),

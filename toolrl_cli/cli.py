@@ -34,9 +34,9 @@ class ToolrlGroup(TyperGroup):
         """Run the command; on a failure print where, what and the fix, and exit with its status."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             log("interrupted; finished work is kept")
-            raise typer.Exit(130) from None
+            raise typer.Exit(getattr(interrupt, "exit_status", 130)) from None
         except BrokenPipeError:
             discard(sys.stdout)
             raise typer.Exit(READER_GONE) from None

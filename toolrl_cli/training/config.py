@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from toolrl_cli.errors import ConfigError, SetupError
+from toolrl_cli.training.sentinels import read_limits
 
 if TYPE_CHECKING:
     from toolrl_cli.records import Json
@@ -17,7 +18,7 @@ FormatName = Literal["toolrl", "hermes", "llama3", "native"]
 LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
 AUTO = "auto"
 MAY_BE_ZERO = ("seed", "beta")
-RUN_FIELDS = ("output", "seed", "save_steps", "resume", "overwrite", "dry_run")
+RUN_FIELDS = ("output", "seed", "save_steps", "sentinels", "resume", "overwrite", "dry_run")
 WATCHING_FIELDS = ("track", "show_every", "preflight", "force")
 """What tells of a run and leaves its result as it is."""
 
@@ -65,6 +66,9 @@ class TrainingConfig:
     track: Annotated[list[Tracker], "Also report the metrics to this tracker; repeat for more."] = field(
         default_factory=list
     )
+    sentinels: Annotated[dict[str, Any], "Limit of what stops a run gone wrong, as name=limit or name=off."] = field(
+        default_factory=dict
+    )
     resume: Annotated[bool, "Continue an interrupted run from its last checkpoint."] = False
     overwrite: Annotated[bool, "Replace an output that exists."] = False
     dry_run: Annotated[bool, "Check everything, print the resolved plan and stop."] = False
@@ -84,6 +88,7 @@ class TrainingConfig:
             raise ConfigError(
                 f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
             )
+        read_limits(self.sentinels)
 
     def recorded(self) -> Json:
         """The fields that decide the result, as JSON values for the manifest."""

@@ -38,6 +38,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     from accelerate import PartialState
     from trl import GRPOConfig
 
+    from toolrl_cli.training.checkpoints import resumable
     from toolrl_cli.training.flat_groups import FlatGroupFilter
     from toolrl_cli.training.preflight import Preflight, rehearse
 
@@ -61,7 +62,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
         if config.show_every and PartialState().is_main_process:
             sinks.append(show_samples(examples, config.show_every))
         recorder = Recorder(*sinks)
-        trainer = FlatGroupFilter(
+        trainer = resumable(FlatGroupFilter)(
             materials.model,
             BatchScorer(reward, stop_ids, recorder, text_format=text_format.name).functions(),
             arguments,

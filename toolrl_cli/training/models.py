@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 import warnings
@@ -115,6 +116,33 @@ def name_base(path: Path, manifest: Manifest | None) -> str:
     if (Path(name) / "adapter_config.json").exists():
         raise DataError(f"{path}: its base {name} is an adapter too; merge that one first")
     return name
+
+
+def hash_weights(source: ModelSource) -> dict[str, str]:
+    """What a run records of the weights it starts from: `base`, and `adapter` where there is one, each as a hash.
+
+    Weight files are large: their names, sizes and samples stand for them.
+    """
+    weights = sorted(source.base.glob("*.safetensors")) or sorted(source.base.glob("*model*.bin"))
+    if source.adapter is None:
+        return {"base": hash_samples(weights)}
+    return {"base": hash_samples(weights), "adapter": hash_samples(sorted(source.adapter.glob("adapter_model.*")))}
+
+
+def hash_samples(paths: list[Path], count: int = 256, size: int = 1 << 16) -> str:
+    """SHA-256, first 16 hexadecimal digits, of each file's name and size and `count` samples spread evenly over it.
+
+    A file of up to `count * size` bytes (16 MiB) is read whole.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        length = path.stat().st_size
+        digest.update(f"{path.name} {length}\n".encode())
+        with path.open("rb") as stream:
+            for start in range(0, length, max(size, length // count)):
+                stream.seek(start)
+                digest.update(stream.read(size))
+    return digest.hexdigest()[:16]
 
 
 def resolve_alias(alias: Alias) -> Path:

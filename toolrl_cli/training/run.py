@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import ConfigError, SetupError, ToolrlError, UsageError, first_line
+from toolrl_cli.errors import ConfigError, SetupError, Terminated, ToolrlError, TrainingStopped, UsageError, first_line
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_json, read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Json, expect
 from toolrl_cli.report.plots import plot_run
 from toolrl_cli.training.adapters import check_tuning, new_adapter, save_base, starting_point
-from toolrl_cli.training.callbacks import MetricsLog, StopOnInterrupt, TrimHeap, rewind_log
+from toolrl_cli.training.callbacks import (
+    MetricsLog,
+    Sentinels,
+    StopOnSignal,
+    TrimHeap,
+    rewind_log,
+    sampling_failure_named,
+)
+from toolrl_cli.training.checkpoints import CONTENTS_FILE, discard_broken, step_of, sync, whole_checkpoints
 from toolrl_cli.training.compat import score_labelled_positions_only
 from toolrl_cli.training.config import TrainingConfig
-from toolrl_cli.training.models import ModelSource, load_model, load_tokenizer, resolve_model
+from toolrl_cli.training.models import ModelSource, hash_weights, load_model, load_tokenizer, resolve_model
+from toolrl_cli.training.sentinels import read_limits
 from toolrl_cli.training.text_format import TEMPLATE_FILE
 from toolrl_cli.training.watching import Progress
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainerState
+    from transformers import Trainer
 
 METRICS_FILE = "metrics.jsonl"
 COMPLETIONS_FILE = "completions.jsonl"
@@ -34,7 +44,15 @@ PREFLIGHT_FILE = "preflight.json"
 FULL_BELOW = 1 << 20
 """Bytes; no checkpoint is smaller."""
 STATE_FILE = "trainer_state.json"
-STATE_FILES = (STATE_FILE, "optimizer.*", "scheduler.*", "rng_state*")
+STATE_FILES = (
+    STATE_FILE,
+    CONTENTS_FILE,
+    "optimizer.*",
+    "scheduler.*",
+    "rng_state*",
+    "loop_state*",
+    "entropy_ctrl_state.*",
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,8 @@ def run_training(
     Raises:
         ConfigError: an input is also the output, or the output folder is refused.
         SetupError: the model cannot be loaded, or the disk is full.
-        KeyboardInterrupt: Ctrl-C; the finished steps are saved and `resume` continues after them.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the finished steps are saved and `resume` continues after them.
+        TrainingStopped: a sentinel stopped the run; `resume` continues it.
     """
     score_labelled_positions_only()
     source = resolve_model(config.model)
@@ -105,9 +124,10 @@ def run_training(
         (config.output / TEMPLATE_FILE).write_bytes(text_format.template.encode())
     trainer = construct(build_trainer, materials, config)
     with full_disk_named(config.output):
-        train(command, trainer, config.output)
+        train(command, trainer, config)
         materials.tokenizer.save_pretrained(config.output)
         plot_run(config.output / METRICS_FILE, config.output / CURVES_FILE)
+        sync(path for path in config.output.iterdir() if path.is_file())
         replace(manifest, finished=True).write(config.output)
     return summarize_run(config.output)
 
@@ -153,41 +173,63 @@ def full_disk_named(folder: Path) -> Iterator[None]:
         raise
 
 
-def train(command: str, trainer: Trainer, output: Path) -> None:
-    """Train from the last checkpoint, if there is one, and save; raise `KeyboardInterrupt` after a Ctrl-C."""
-    from transformers import PrinterCallback, TrainerState
+def train(command: str, trainer: Trainer, config: TrainingConfig) -> None:
+    """Train from the last checkpoint, if there is one, and save.
 
-    states = read_checkpoints(output / "checkpoints")
-    checkpoint = max(states, key=lambda path: states[path].global_step, default=None)
-    state = states[checkpoint] if checkpoint else TrainerState()
-    rewind_log(output / METRICS_FILE, state.global_step)
-    rewind_log(output / COMPLETIONS_FILE, state.global_step - 1)
-    if checkpoint and state.global_step >= state.max_steps:
+    Raises:
+        KeyboardInterrupt: after a Ctrl-C; `Terminated` after SIGTERM.
+        TrainingStopped: a sentinel stopped the run.
+    """
+    from transformers import PrinterCallback
+
+    output, limits = config.output, read_limits(config.sentinels)
+    if command == "sft":  # but for nan, sentinels watch what a model samples
+        limits = replace(limits, values={})
+    checkpoint = rewind(trainer, output)
+    if checkpoint and is_last(checkpoint):
         # The trainer would take one more step from here.
         shutil.copytree(checkpoint, output, ignore=shutil.ignore_patterns(*STATE_FILES), dirs_exist_ok=True)
         return
     trainer.remove_callback(PrinterCallback)
-    with ExitStack() as closing:
+    with ExitStack() as closing, sampling_failure_named(trainer.args):
         closing.enter_context(redirect_stdout(sys.stderr))  # rewards and tools may print
-        stop = StopOnInterrupt(closing)
-        for callback in (MetricsLog(output / METRICS_FILE), Progress(command, closing), TrimHeap(), stop):
+        stop, sentinels = StopOnSignal(closing), Sentinels(limits)
+        metrics, bar = MetricsLog(output / METRICS_FILE), Progress(command, closing)
+        for callback in (metrics, bar, TrimHeap(), sentinels, stop):
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if stop.interrupted and trainer.state.global_step < trainer.state.max_steps:
-        raise KeyboardInterrupt
+    if sentinels.alarm:
+        raise TrainingStopped(f"{output}: stopped by the sentinel {sentinels.alarm}")
+    if stop.received and trainer.state.global_step < trainer.state.max_steps:
+        raise Terminated if stop.received == signal.SIGTERM else KeyboardInterrupt
     trainer.save_model(str(output))
     trainer.accelerator.free_memory()
 
 
-def read_checkpoints(folder: Path) -> dict[Path, TrainerState]:
-    """The state of each checkpoint that was saved whole; the trainer writes the state last."""
+def rewind(trainer: Trainer, output: Path) -> Path | None:
+    """Put a run folder back to its last whole checkpoint, or to the beginning; return the checkpoint."""
+    if trainer.is_world_process_zero():
+        discard_broken(output / "checkpoints")
+        checkpoint = last_checkpoint(output)
+        step = step_of(checkpoint) if checkpoint else 0
+        rewind_log(output / METRICS_FILE, step)
+        rewind_log(output / COMPLETIONS_FILE, step - 1)
+    trainer.accelerator.wait_for_everyone()
+    return last_checkpoint(output)
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The last whole checkpoint of a run."""
+    whole = whole_checkpoints(output / "checkpoints")
+    return whole[-1] if whole else None
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether no step is left to do after a checkpoint."""
     from transformers import TrainerState
 
-    states = {}
-    for path in folder.glob(f"checkpoint-*/{STATE_FILE}"):
-        with suppress(ValueError):
-            states[path.parent] = TrainerState.load_from_json(str(path))
-    return states
+    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    return bool(state.global_step >= state.max_steps)
 
 
 def describe_run(
@@ -204,7 +246,7 @@ def describe_run(
         config.recorded() | {"base_model": start.base_name},
         seed=config.seed,
         format=text_format.name,
-        hashes={"data": hash_file(config.data), "format": text_format.digest, **hashes},
+        hashes={"data": hash_file(config.data), "format": text_format.digest, **hash_weights(source), **hashes},
         parent=str(source.adapter) if source.adapter else config.model,
     )
 
