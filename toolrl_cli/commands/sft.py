@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toolrl_cli.commands.options import takes
+from toolrl_cli.commands.processes import training_processes
 from toolrl_cli.console import print_record
 from toolrl_cli.training.config import SftConfig
 
@@ -12,4 +13,5 @@ def sft(config: SftConfig, as_json: bool) -> None:
     """Train a model on gold completions. This is the LoRA cold start before grpo."""
     from toolrl_cli.training.sft import train_sft
 
-    print_record(f"sft {config.output}", train_sft(config).to_json(), as_json=as_json)
+    with training_processes(config):
+        print_record(f"sft {config.output}", train_sft(config).to_json(), as_json=as_json)

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from toolrl_cli.console import log, progress_bar
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, read_records, write_records
 from toolrl_cli.records import Json, expect
+from toolrl_cli.training.launch import gather_rows
 from toolrl_cli.training.memory import trim_heap
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class StopOnInterrupt(TrainerCallback):
         self._closing.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._interrupt))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop when Ctrl-C was pressed during the step."""
+        """Save and stop when Ctrl-C was pressed during the step, in whichever process."""
+        self.interrupted = any(gather_rows([self.interrupted]))
         if self.interrupted:
             control.should_save = True
             control.should_training_stop = True

@@ -7,15 +7,18 @@ from pathlib import Path
 
 from toolrl_cli.jsonl import RecordLog
 from toolrl_cli.records import Json, Rollout, Score
+from toolrl_cli.training.launch import gather_rows, rank
 
 
 def completion_log(path: Path) -> Callable[[Sequence[str], Sequence[Rollout], Sequence[Score]], None]:
-    """A function that appends every scored completion to a JSONL file, in the form that `toolrl score` reads."""
+    """A function that appends the scored completions of all processes to a JSONL file that `toolrl score` reads."""
 
     def record(ids: Sequence[str], rollouts: Sequence[Rollout], scores: Sequence[Score]) -> None:
-        with RecordLog(path) as log:
-            for row in zip(ids, rollouts, scores, strict=True):
-                log.append(completion_record(*row))
+        records = gather_rows([completion_record(*row) for row in zip(ids, rollouts, scores, strict=True)])
+        if rank() == 0:
+            with RecordLog(path) as log:
+                for row in records:
+                    log.append(row)
 
     return record
 

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 FormatName = Literal["toolrl", "hermes", "llama3", "native"]
 MAY_BE_ZERO = ("seed", "beta")
-RUN_FIELDS = ("output", "seed", "save_steps", "resume", "overwrite", "dry_run")
+RUN_FIELDS = (
+    *("output", "seed", "save_steps", "resume", "overwrite", "dry_run"),
+    *("num_processes", "accelerate_config", "push_to_hub"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,9 @@ class TrainingConfig:
     overrides: Annotated[dict[str, Any], "Any argument of the TRL config class, as key=value."] = field(
         default_factory=dict
     )
+    num_processes: Annotated[int | None, "Processes that share a batch, one a device."] = None
+    accelerate_config: Annotated[Path | None, "File of accelerate config: FSDP, DeepSpeed, several machines."] = None
+    push_to_hub: Annotated[str | None, "ORG/NAME on the Hub to upload the finished run to, private if new."] = None
     resume: Annotated[bool, "Continue an interrupted run from its last checkpoint."] = False
     overwrite: Annotated[bool, "Replace an output that exists."] = False
     dry_run: Annotated[bool, "Check everything, print the resolved plan and stop."] = False
@@ -50,10 +56,25 @@ class TrainingConfig:
             if not (value >= 0 if name in MAY_BE_ZERO else value > 0):
                 lowest = "0 or more" if name in MAY_BE_ZERO else "above 0"
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: must be {lowest}")
-        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+        self.share_batch(self.num_processes or 1)
+
+    def share_batch(self, processes: int) -> tuple[int, int]:
+        """The completions in one forward pass of each of some processes, and its passes in an optimizer step.
+
+        Raises:
+            ConfigError: the batch does not divide so.
+        """
+        share, rest = divmod(self.batch_size, processes)
+        if rest or share == 0:
+            raise ConfigError(f"--batch-size {self.batch_size} must be a multiple of the {processes} processes")
+        micro = min(self.micro_batch_size, share)
+        if share % micro:
+            times = f" times {processes} processes" if processes > 1 else ""
             raise ConfigError(
-                f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
+                f"--batch-size {self.batch_size} must be a multiple of "
+                f"--micro-batch-size {self.micro_batch_size}{times}"
             )
+        return micro, share // micro
 
     def recorded(self) -> Json:
         """The fields that decide the result, as JSON values for the manifest."""
@@ -87,6 +108,9 @@ class GrpoConfig(TrainingConfig):
     max_completion_length: Annotated[int, "Longest completion, in tokens."] = 256
     temperature: Annotated[float, "Sampling temperature."] = 1.0
     beta: Annotated[float, "Weight of the KL divergence from the starting model."] = 0.0
+    vllm: Annotated[Literal["colocate", "server"] | None, "Let vLLM generate, in the same processes or a server."] = (
+        None
+    )
 
     def __post_init__(self) -> None:
         """Refuse what no group can be made of; raise `ConfigError`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import DataError
+from toolrl_cli.errors import DataError, SetupError
 from toolrl_cli.plugins.trl import BatchScorer
 from toolrl_cli.rewards import find_reward, require_readable
 from toolrl_cli.training.arguments import build_arguments
@@ -46,6 +47,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
         "temperature": config.temperature,
         "beta": config.beta,
         "reward_weights": list(reward.weights.values()),
+        **vllm_arguments(config),
     }
     arguments = build_arguments(GRPOConfig, config, own)
 
@@ -62,6 +64,15 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
         )
 
     return run_training("grpo", config, text_format, {"reward": reward.digest}, build_trainer)
+
+
+def vllm_arguments(config: GrpoConfig) -> dict[str, Any]:
+    """TRL's settings for generation by vLLM; raise `SetupError` where it is wanted but not installed."""
+    if config.vllm is None:
+        return {}
+    if find_spec("vllm") is None:
+        raise SetupError("--vllm: vllm is not installed; run: python -m pip install vllm, or leave the option out")
+    return {"use_vllm": True, "vllm_mode": config.vllm}
 
 
 def stop_token_ids(generation_config: object) -> list[int]:

@@ -14,6 +14,7 @@ from toolrl_cli.errors import ConfigError, DataError, SetupError, first_line
 from toolrl_cli.jsonl import read_json
 from toolrl_cli.manifest import FILE_NAME, Manifest, hash_file, read_manifest
 from toolrl_cli.records import expect
+from toolrl_cli.training.launch import world_size
 
 if TYPE_CHECKING:
     import torch
@@ -214,7 +215,8 @@ def load_model(
         model, found = AutoModelForCausalLM.from_pretrained(source.base, dtype=dtype, output_loading_info=True)
         if found["missing_keys"]:
             raise ValueError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} first")
-        model = model.to(device)
+        if not trainable or world_size() == 1:  # else the trainer places it, whole or in shards
+            model = model.to(device)
         if source.adapter:
             from peft import PeftModel
 

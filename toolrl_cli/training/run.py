@@ -16,7 +16,9 @@ from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, 
 from toolrl_cli.records import Json, expect
 from toolrl_cli.training.callbacks import MetricsLog, Progress, StopOnInterrupt, TrimHeap, rewind_log
 from toolrl_cli.training.compat import score_labelled_positions_only
+from toolrl_cli.training.card import check_hub, push, write_card
 from toolrl_cli.training.config import TrainingConfig
+from toolrl_cli.training.launch import main_decides, main_does, rank, world_size
 from toolrl_cli.training.models import ModelSource, load_model, load_tokenizer, resolve_model
 from toolrl_cli.training.text_format import TEMPLATE_FILE
 
@@ -79,20 +81,37 @@ def run_training(
     source = resolve_model(config.model)
     refuse_output_over_input(config, source)
     manifest = describe_run(command, config, source, text_format, hashes)
-    if check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite):
-        return summarize_run(config.output)
-    if config.dry_run:
+    rules = {"resume": config.resume, "overwrite": config.overwrite}
+    finished = main_decides(lambda: check_output(config.output, manifest, **rules))
+    if config.dry_run and not finished:
         return RunSummary(config.output, manifest, {})
-    materials = load_materials(config, source)
-    open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
-    if text_format.template is not None:
-        (config.output / TEMPLATE_FILE).write_bytes(text_format.template.encode())
-    trainer = construct(build_trainer, materials, config)
-    with full_disk_named(config.output):
-        train(command, trainer, config.output)
-        materials.tokenizer.save_pretrained(config.output)
-        replace(manifest, finished=True).write(config.output)
+    if config.push_to_hub:
+        main_does(lambda: check_hub(config.push_to_hub))
+    if not finished:
+        materials = load_materials(config, source)
+        main_does(lambda: begin(config.output, manifest, text_format, rules))
+        trainer = construct(build_trainer, materials, config)
+        with full_disk_named(config.output):
+            train(command, trainer, config.output)
+            main_does(lambda: finish(config.output, manifest, materials.tokenizer))
+    if config.push_to_hub:
+        main_does(lambda: push(config.output, config.push_to_hub))
     return summarize_run(config.output)
+
+
+def begin(folder: Path, manifest: Manifest, text_format: TextFormat, rules: dict[str, bool]) -> None:
+    """Open the run's folder, with the template that words its prompts."""
+    open_output(folder, manifest, **rules)
+    if text_format.template is not None:
+        (folder / TEMPLATE_FILE).write_bytes(text_format.template.encode())
+
+
+def finish(folder: Path, manifest: Manifest, tokenizer: Any) -> None:
+    """Add what belongs to a saved model, then mark the run finished."""
+    tokenizer.save_pretrained(folder)
+    done = replace(manifest, finished=True)
+    write_card(folder, done)
+    done.write(folder)
 
 
 def summarize_run(folder: Path) -> RunSummary:
@@ -112,7 +131,7 @@ def construct(build_trainer: Callable[[Materials], Trainer], materials: Material
     try:
         return build_trainer(materials)
     except (ToolrlError, ValueError, TypeError) as error:
-        if not config.resume:
+        if not config.resume and rank() == 0:
             shutil.rmtree(config.output)
         if isinstance(error, ToolrlError):
             raise
@@ -137,11 +156,10 @@ def train(command: str, trainer: Trainer, output: Path) -> None:
     states = read_checkpoints(output / "checkpoints")
     checkpoint = max(states, key=lambda path: states[path].global_step, default=None)
     state = states[checkpoint] if checkpoint else TrainerState()
-    rewind_log(output / METRICS_FILE, state.global_step)
-    rewind_log(output / COMPLETIONS_FILE, state.global_step - 1)
+    main_does(lambda: rewind_logs(output, state.global_step))
     if checkpoint and state.global_step >= state.max_steps:
         # The trainer would take one more step from here.
-        shutil.copytree(checkpoint, output, ignore=shutil.ignore_patterns(*STATE_FILES), dirs_exist_ok=True)
+        main_does(lambda: copy_model(checkpoint, output))
         return
     trainer.remove_callback(PrinterCallback)
     with ExitStack() as closing:
@@ -153,6 +171,17 @@ def train(command: str, trainer: Trainer, output: Path) -> None:
         raise KeyboardInterrupt
     trainer.save_model(str(output))
     trainer.accelerator.free_memory()
+
+
+def rewind_logs(output: Path, step: int) -> None:
+    """Take back what was logged after the checkpoint of a step, whose completions were made in the step before."""
+    rewind_log(output / METRICS_FILE, step)
+    rewind_log(output / COMPLETIONS_FILE, step - 1)
+
+
+def copy_model(checkpoint: Path, output: Path) -> None:
+    """Copy the model of a checkpoint without the state of its training."""
+    shutil.copytree(checkpoint, output, ignore=shutil.ignore_patterns(*STATE_FILES), dirs_exist_ok=True)
 
 
 def read_checkpoints(folder: Path) -> dict[Path, TrainerState]:
@@ -169,10 +198,11 @@ def read_checkpoints(folder: Path) -> dict[Path, TrainerState]:
 def describe_run(
     command: str, config: TrainingConfig, source: ModelSource, text_format: TextFormat, hashes: dict[str, str]
 ) -> Manifest:
-    """The manifest of a run that begins."""
+    """The manifest of a run that begins; sampling differs with the number of processes, so more than one are told."""
+    processes = {"num_processes": world_size()} if world_size() > 1 else {}
     return Manifest.create(
         command,
-        config.recorded() | {"base_model": source.base_name},
+        config.recorded() | {"base_model": source.base_name} | processes,
         seed=config.seed,
         format=text_format.name,
         hashes={"data": hash_file(config.data), "format": text_format.digest, **hashes},
