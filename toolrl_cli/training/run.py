@@ -16,8 +16,9 @@ from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, 
 from toolrl_cli.records import Json, expect
 from toolrl_cli.training.callbacks import MetricsLog, Progress, StopOnInterrupt, TrimHeap, rewind_log
 from toolrl_cli.training.compat import score_labelled_positions_only
-from toolrl_cli.training.card import check_hub, push, write_card
+from toolrl_cli.training.card import write_card
 from toolrl_cli.training.config import TrainingConfig
+from toolrl_cli.training.hub import check_hub, push_to_hub
 from toolrl_cli.training.launch import main_decides, main_does, rank, world_size
 from toolrl_cli.training.models import ModelSource, load_model, load_tokenizer, resolve_model
 from toolrl_cli.training.text_format import TEMPLATE_FILE
@@ -85,8 +86,9 @@ def run_training(
     finished = main_decides(lambda: check_output(config.output, manifest, **rules))
     if config.dry_run and not finished:
         return RunSummary(config.output, manifest, {})
-    if config.push_to_hub:
-        main_does(lambda: check_hub(config.push_to_hub))
+    hub = config.push_to_hub
+    if hub:
+        main_does(lambda: check_hub(hub))
     if not finished:
         materials = load_materials(config, source)
         main_does(lambda: begin(config.output, manifest, text_format, rules))
@@ -94,8 +96,8 @@ def run_training(
         with full_disk_named(config.output):
             train(command, trainer, config.output)
             main_does(lambda: finish(config.output, manifest, materials.tokenizer))
-    if config.push_to_hub:
-        main_does(lambda: push(config.output, config.push_to_hub))
+    if hub:
+        main_does(lambda: push_to_hub(config.output, hub))
     return summarize_run(config.output)
 
 
