@@ -15,7 +15,7 @@ from toolrl_cli.records import Json, expect
 
 CARD_FILE = "README.md"
 SHOWN = ("loss", "mean_token_accuracy", "reward", "exact", "completions/mean_length", "completions/clipped_ratio")
-USE = '''\
+USE = """\
 ```python
 {adapter}from transformers import {classes}AutoTokenizer
 
@@ -37,7 +37,7 @@ output = model.generate(**inputs, max_new_tokens=256, do_sample=False)
 text = tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
 print(text)
 print(text_format.parse_tool_calls(text))
-```'''
+```"""
 
 
 def write_card(folder: Path, manifest: Manifest, *, serving: str = "") -> None:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any, TypeVar
 
@@ -163,7 +164,7 @@ def main_process_speaks() -> Iterator[None]:
     end_with_parent()
     own_stderr = os.dup(2)
     if rank():
-        with open(os.devnull, "w") as nowhere:
+        with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
     try:

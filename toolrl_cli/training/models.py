@@ -115,8 +115,8 @@ def hub_id_of(name: str) -> str | None:
     return hub_id if HUB_ID.fullmatch(hub_id) else None
 
 
-def name_for_peft(source: ModelSource) -> str:
-    """What PEFT finds the base of an adapter by, from any folder: a Hub id where the weights are the Hub's, or a path."""
+def name_for_others(source: ModelSource) -> str:
+    """What other programs find the base by, from any folder: a Hub id where the weights are the Hub's, or a path."""
     made_here = downloads.cache_folder() in source.base.parents
     return (None if made_here else hub_id_of(source.base_name)) or str(source.base.resolve())
 
@@ -206,12 +206,12 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    source: ModelSource, *, trainable: bool = False, full_precision: bool = False
+    source: ModelSource, *, trainable: bool = False, full_precision: bool = False, on_cpu: bool = False
 ) -> PreTrainedModel | PeftModel:
     """The model with its adapter, if it has one.
 
     Weights are bfloat16 where the device computes in it, else float32. `full_precision` asks for
-    float32 in any case: small updates of bfloat16 weights would be rounded away.
+    float32 in any case: small updates of bfloat16 weights would be rounded away. `on_cpu` leaves them in main memory.
 
     Raises:
         SetupError: the weights cannot be loaded.
@@ -227,9 +227,9 @@ def load_model(
         model, found = AutoModelForCausalLM.from_pretrained(source.base, dtype=dtype, output_loading_info=True)
         if found["missing_keys"]:
             raise ValueError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} first")
-        if not trainable or world_size() == 1:  # else the trainer places it, whole or in shards
+        if not on_cpu and (not trainable or world_size() == 1):  # else the trainer places it, whole or in shards
             model = model.to(device)
-        model.name_or_path = name_for_peft(source)
+        model.name_or_path = name_for_others(source)
         if source.adapter:
             from peft import PeftModel
 

@@ -15,8 +15,8 @@ from toolrl_cli.jsonl import read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Json, expect
 from toolrl_cli.training.callbacks import MetricsLog, Progress, StopOnInterrupt, TrimHeap, rewind_log
-from toolrl_cli.training.compat import score_labelled_positions_only
 from toolrl_cli.training.card import write_card
+from toolrl_cli.training.compat import score_labelled_positions_only
 from toolrl_cli.training.config import TrainingConfig
 from toolrl_cli.training.hub import check_hub, push_to_hub
 from toolrl_cli.training.launch import main_decides, main_does, rank, world_size
