@@ -65,7 +65,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         """Refuse what the kind cannot use; raise `ConfigError`."""
         if self.to == "verl" and self.dtype:
-            raise ConfigError("--dtype: verl chooses its own; it is for --to hf and vllm")
+            raise ConfigError("--dtype: is for --to hf and vllm")
         if self.to != "verl" and (self.data or self.test):
             raise ConfigError("--data and --test are for --to verl")
         if self.output.resolve() in (self.run.resolve(), *self.run.resolve().parents):

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolrl_cli.errors import ConfigError, SetupError, first_line
+from toolrl_cli.manifest import read_manifest
+from toolrl_cli.training.card import write_card
 from toolrl_cli.training.models import HUB_ID
 
-KEPT_HERE = ["checkpoints/*", "completions.jsonl", "training_args.bin"]
-"""Not uploaded: what only a resume needs, and the examples' text."""
+KEPT_HERE = ["*/*", "completions.jsonl", "training_args.bin"]
+"""Not uploaded: checkpoints and evaluations, and what holds the text of examples."""
 
 
 def check_hub(repository: str) -> None:
@@ -29,13 +31,14 @@ def check_hub(repository: str) -> None:
 
 
 def push_to_hub(folder: Path, repository: str) -> None:
-    """Upload a run's model, card, manifest and metrics; a repository that is new is private.
+    """Upload a run's model, manifest, metrics and a card of today; a repository that is new is private.
 
     Raises:
         SetupError: the Hub refuses or cannot be reached; the run itself is finished and stays.
     """
     from huggingface_hub import HfApi
 
+    write_card(folder, read_manifest(folder))
     with hub_errors_named(repository, f"the run is finished; upload it by: hf upload {repository} {folder}"):
         HfApi().create_repo(repository, private=True, exist_ok=True)
         HfApi().upload_folder(
