@@ -157,7 +157,7 @@ class TestHub:
         with hub(monkeypatch) as (asked, files):
             push_to_hub(run, "org/run")
         created = next(json.loads(body) for path, body in asked if path == "/api/repos/create")
-        assert (created["name"], created["organization"], created["private"]) == ("run", "org", True)
+        assert created == {"name": "run", "organization": "org", "visibility": "private"}
         kept = {"adapter_model.safetensors", "adapter_config.json", "README.md", "manifest.json", "metrics.jsonl"}
         assert kept < set(files)
         assert not [name for name in files if "/" in name or name.startswith(("completions", "training_args"))]
