@@ -24,7 +24,7 @@ def devices() -> int:
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return torch.cuda.device_count()
+    return int(torch.cuda.device_count())
 
 
 @pytest.fixture(scope="module")

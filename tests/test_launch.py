@@ -17,9 +17,10 @@ import pytest
 from conftest import Cli, InProcess, read_rows, refusal
 
 from toolrl_cli.errors import ConfigError, SetupError
-from toolrl_cli.manifest import read_manifest
+from toolrl_cli.manifest import Manifest, read_manifest
 from toolrl_cli.training.config import SftConfig
 from toolrl_cli.training.launch import exit_status, starts_processes
+from toolrl_cli.training.run import finish
 
 ROW_NOISE = Path(__file__).parent / "row_noise"
 """Sampling that does not depend on the number of processes, and a reward that a random model can earn."""
@@ -278,3 +279,10 @@ class TestAnEnd:
         assert [line for line in stderr.splitlines() if not line.startswith("sft: step")] == [
             f"toolrl: process {rank} was killed by SIGKILL, for want of memory perhaps; continue with --resume"
         ]
+
+
+def test_a_run_without_weights_is_not_finished(tmp_path: Path) -> None:
+    manifest = Manifest.create("sft", {}, seed=0, format="toolrl", hashes={})
+    with pytest.raises(SetupError, match="the trainer saved no weights, only the shards in its checkpoints"):
+        finish(tmp_path, manifest, None)
+    assert not any(tmp_path.iterdir())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.machinery
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from toolrl_cli.training.arguments import build_arguments
 from toolrl_cli.training.config import GrpoConfig
 
 
-@pytest.mark.skipif(grpo.find_spec("vllm") is not None, reason="vllm is installed")
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed")
 def test_without_vllm_it_is_refused_before_a_model_is_looked_for(
     cli: InProcess, examples_file: Path, tmp_path: Path
 ) -> None:
@@ -27,7 +28,7 @@ def test_without_vllm_it_is_refused_before_a_model_is_looked_for(
 def test_trl_is_told_the_mode_and_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trl import GRPOConfig
 
-    monkeypatch.setattr(grpo, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
+    monkeypatch.setattr(grpo, "find_spec", lambda name: ModuleSpec(name, None))
     url = "http://node2:8000"
     config = GrpoConfig(
         data=tmp_path, model="m", output=tmp_path, vllm="server", overrides={"vllm_server_base_url": url}

@@ -109,7 +109,16 @@ def begin(folder: Path, manifest: Manifest, text_format: TextFormat, rules: dict
 
 
 def finish(folder: Path, manifest: Manifest, tokenizer: Any) -> None:
-    """Add what belongs to a saved model, then mark the run finished."""
+    """Add what belongs to a saved model, then mark the run finished.
+
+    Raises:
+        SetupError: the trainer has saved no weights.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise SetupError(
+            f"{folder}: the trainer saved no weights, only the shards in its checkpoints; DeepSpeed ZeRO-3 needs "
+            "zero3_save_16bit_model: true in its accelerate configuration"
+        )
     tokenizer.save_pretrained(folder)
     done = replace(manifest, finished=True)
     write_card(folder, done)
@@ -171,8 +180,15 @@ def train(command: str, trainer: Trainer, output: Path) -> None:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.interrupted and trainer.state.global_step < trainer.state.max_steps:
         raise KeyboardInterrupt
-    trainer.save_model(str(output))
+    save_whole(trainer, output)
     trainer.accelerator.free_memory()
+
+
+def save_whole(trainer: Trainer, output: Path) -> None:
+    """Save the model as one; where FSDP saves shards, the trainer by itself would save none of it here."""
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(output))
 
 
 def rewind_logs(output: Path, step: int) -> None:
