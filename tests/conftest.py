@@ -169,11 +169,11 @@ def cli() -> InProcess:
     return run
 
 
-def refusal(result: Result | subprocess.CompletedProcess[str]) -> str:
-    """The one line on stderr of a command that exits with 1 and prints no result."""
-    status = result.exit_code if isinstance(result, Result) else result.returncode
+def refusal(result: Result | subprocess.CompletedProcess[str], status: int = 1) -> str:
+    """The one line on stderr of a command that exits with this status, 2 for a wrong option, and prints no result."""
+    found = result.exit_code if isinstance(result, Result) else result.returncode
     lines = result.stderr.splitlines()
-    assert (status, result.stdout, len(lines)) == (1, "", 1), result.stderr
+    assert (found, result.stdout, len(lines)) == (status, "", 1), result.stderr
     return lines[0].removeprefix("toolrl: ")
 
 

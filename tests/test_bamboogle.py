@@ -359,7 +359,7 @@ def test_the_command_line(config: EvalConfig, tmp_path: Path, cli: InProcess) ->
     rows = [{"id": f"bamboogle-{i}", "completion": reply(str(q["Answer"]))} for i, q in enumerate(QUESTIONS)]
     predictions = write_lines(tmp_path / "p.jsonl", rows)
     asked = ["eval", "--bench", "bamboogle", "--data", config.data, "--predictions", predictions, "-o", config.output]
-    assert refusal(cli(*asked)).startswith("the search tool needs a corpus; give --search bm25:CORPUS.jsonl")
+    assert refusal(cli(*asked), 2).startswith("the search tool needs a corpus; give --search bm25:CORPUS.jsonl")
     assert refusal(cli(*asked, "--search", "bm25:none.jsonl")).startswith("none.jsonl: No such file")
     done = cli(*asked, "--search", config.search, "--json")
     assert json.loads(done.stdout)["metrics"]["accuracy"]["value"] == 1.0

@@ -164,19 +164,19 @@ class TestHub:
         assert files["adapter_model.safetensors"] == (run / "adapter_model.safetensors").read_bytes()
 
     @pytest.mark.parametrize(
-        ("words", "why"),
+        ("repository", "why", "status"),
         [
-            (("--push-to-hub", "name"), "--push-to-hub name: must read ORG/NAME"),
-            (("--push-to-hub", "org/name"), "--push-to-hub org/name: Cannot reach "),
+            ("name", "--push-to-hub name: must read ORG/NAME", 2),
+            ("org/name", "--push-to-hub org/name: Cannot reach ", 1),
         ],
     )
     def test_what_cannot_be_uploaded_is_said_before_the_training(
-        self, words: tuple[str, ...], why: str, cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path,
+        self, repository: str, why: str, status: int, cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         monkeypatch.setenv("HF_TOKEN", "hf_none")
-        done = cli("sft", examples_file, "--model", tiny_model, "-o", tmp_path / "run", *words)
-        assert refusal(done).startswith(why)
+        done = cli("sft", examples_file, "--model", tiny_model, "-o", tmp_path / "run", "--push-to-hub", repository)
+        assert refusal(done, status).startswith(why)
         assert not (tmp_path / "run").exists()
 
     def test_a_finished_run_is_uploaded_by_resume_or_by_hand(

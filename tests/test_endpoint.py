@@ -509,20 +509,21 @@ def test_a_native_answer_becomes_text_of_the_format(
         )
 
 
-def test_native_tools_are_sent_and_their_calls_scored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["toolrl", "hermes"])
+def test_native_tools_are_sent_and_their_calls_scored(format: str, tmp_path: Path) -> None:
     def respond(request: Json, earlier: int) -> Act:
         target = gold_of(request)["target"]
         calls = [wire_call(c["name"], json.dumps(c["arguments"])) for c in target["tool_calls"]]
         return say(target["response"], tool_calls=calls) if calls else say(target["response"])
 
     with serve(respond) as server:
-        summary = evaluate(configure(tmp_path, server, tools="native"))
+        summary = evaluate(configure(tmp_path, server, tools="native", format=format))
         assert summary.metrics["exact_rate"].value == summary.metrics["format"].value == 1.0
     asked = next(request for request in server.requests if gold_of(request)["id"] == "oslo")
     assert asked["messages"] == [{"role": "user", "content": "How is Oslo?"}]
     assert (asked["tools"], asked["tool_choice"]) == ([WEATHER], "auto")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["hashes"]["format"] == ServedFormat(find_format("toolrl")).digest != find_format("toolrl").digest
+    assert manifest["hashes"]["format"] == ServedFormat(find_format(format)).digest != find_format(format).digest
 
 
 def test_a_native_history_is_what_openai_takes() -> None:

@@ -295,7 +295,8 @@ class TestRefusals:
     )  # fmt: skip
     def test_what_cannot_be_exported(self, words: tuple[str, ...], why: str, work: Path, cli: InProcess) -> None:
         write_lines(work / "other.jsonl", EXAMPLES[:3])
-        assert refusal(cli("export", *words, "-o", "out")).removesuffix("; give them by --data") == why
+        status = 2 if why.startswith("--") else 1
+        assert refusal(cli("export", *words, "-o", "out"), status).removesuffix("; give them by --data") == why
         assert not Path("out").exists()
 
     def test_an_unfinished_run(self, work: Path, cli: InProcess) -> None:
@@ -306,7 +307,7 @@ class TestRefusals:
     def test_an_output_that_is_there(self, work: Path, cli: InProcess) -> None:
         for output in ("runs/sft", "runs"):
             done = cli("export", "runs/sft", "--to", "hf", "-o", output, "--overwrite")
-            assert refusal(done) == f"{output}: the output folder holds the run; choose another output"
+            assert refusal(done, 2) == f"{output}: the output folder holds the run; choose another output"
         (work / "out").mkdir()
         (work / "out/mine.txt").touch()
         done = cli("export", "runs/sft", "--to", "hf", "-o", "out", "--overwrite")

@@ -67,7 +67,7 @@ def test_recorded_samples_give_pass_at_k_and_the_spread(tmp_path: Path) -> None:
         "accuracies": list(accuracies), "mean": fmean(accuracies), "standard_deviation": stdev(accuracies)
     }  # fmt: skip
     (spread,) = [table for table in summary_tables(summary) if table.title == "over the samples of each entry"]
-    assert spread.rows == [["4", "0.4167", f"{stdev(accuracies):.4f}"]]
+    assert spread.rows == [["4", "41.67%", f"{100 * stdev(accuracies):.2f}%"]]
 
 
 def test_one_sample_is_as_it_was(tmp_path: Path) -> None:

@@ -503,7 +503,8 @@ def test_an_output_that_holds_an_input_is_refused(
         (str(tiny_model), str(tiny_model), str(tiny_model)),
         ("runs/sft", str(tiny_model), str(tiny_model)),
     ):
-        line = refusal(cli(command, "ex.jsonl", "--model", model, "-o", output, "--overwrite", "--batch-size", 8))
+        words = ("ex.jsonl", "--model", model, "-o", output, "--overwrite", "--batch-size", 8)
+        line = refusal(cli(command, *words), 2)
         assert line == f"{output}: the output folder holds the input {held}; choose another output"
     assert snapshot(trained.folder) == before
 

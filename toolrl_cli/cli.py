@@ -12,10 +12,12 @@ from typer.core import TyperGroup
 from toolrl_cli import __version__
 from toolrl_cli.commands import audit, export, grpo, prepare, quickstart, score, sft
 from toolrl_cli.commands import eval as eval_command
-from toolrl_cli.console import log
+from toolrl_cli.console import discard, log
 from toolrl_cli.errors import SetupError, ToolrlError
 
 TRAIN_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf", "matplotlib")
+READER_GONE = 141
+"""What a shell says of a program that SIGPIPE ended."""
 
 
 class ToolrlGroup(TyperGroup):
@@ -35,7 +37,10 @@ class ToolrlGroup(TyperGroup):
         except KeyboardInterrupt:
             log("interrupted; finished work is kept")
             raise typer.Exit(130) from None
-        except (BrokenPipeError, typer.Exit, typer.Abort, typer.TyperException):
+        except BrokenPipeError:
+            discard(sys.stdout)
+            raise typer.Exit(READER_GONE) from None
+        except (typer.Exit, typer.Abort, typer.TyperException):
             raise
         except Exception as error:
             if "--debug" in sys.argv:

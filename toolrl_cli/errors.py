@@ -32,6 +32,12 @@ class ConfigError(ToolrlError):
     """An option, a training argument, a reward or a format is unknown or contradicts another."""
 
 
+class UsageError(ConfigError):
+    """An option that is wrong by itself or beside another, whatever the files, the model and the machine hold."""
+
+    exit_status = 2
+
+
 class FormatError(ToolrlError):
     """A completion does not follow its text format."""
 

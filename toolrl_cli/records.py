@@ -152,6 +152,7 @@ class Rollout(NamedTuple):
 
     `truncated` says that the text ran into the token limit, `step` is the training step that
     schedules read, `tools` are the example's, for rewards that compare values by their schemas.
+    `text_format` is the name of the format that the text is in.
     """
 
     text: str
@@ -159,6 +160,7 @@ class Rollout(NamedTuple):
     truncated: bool = False
     step: int = 0
     tools: tuple[Json, ...] = ()
+    text_format: str = "toolrl"
 
 
 class Score(Struct, frozen=True, gc=False):

@@ -8,7 +8,7 @@ import string
 from collections import Counter
 from typing import Protocol
 
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import DataError, UsageError
 from toolrl_cli.jsonl import dump_json
 from toolrl_cli.records import expect
 from toolrl_cli.web import WebClient
@@ -58,13 +58,13 @@ class Judge(Protocol):
 
 
 def open_judge(spec: str | None) -> Judge:
-    """The judge that a spec names: `exact`, also for None, or `endpoint:URL#MODEL`; raise `ConfigError` otherwise."""
+    """The judge that a spec names: `exact`, also for None, or `endpoint:URL#MODEL`; raise `UsageError` otherwise."""
     if spec in (None, "exact"):
         return lambda question, gold, answer: matches(gold, answer)
     kind, _, rest = spec.partition(":")
     url, _, model = rest.rpartition("#")
     if kind != "endpoint" or not url.startswith(("http://", "https://")) or not model:
-        raise ConfigError(f"--judge {spec!r} is no judge; write {SPECS}")
+        raise UsageError(f"--judge {spec!r} is no judge; write {SPECS}")
     return EndpointJudge(url, model)
 
 

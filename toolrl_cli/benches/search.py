@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
-from toolrl_cli.errors import ConfigError, DataError, SetupError
+from toolrl_cli.errors import DataError, SetupError, UsageError
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, read_records
 from toolrl_cli.records import Json, expect, expect_optional_text
 from toolrl_cli.web import WebClient
@@ -50,14 +50,14 @@ def write_hits(hits: Iterable[Hit]) -> str:
 
 
 def check_search(spec: str | None) -> None:
-    """Raise `ConfigError` unless the spec names an engine, with its file where it needs one."""
+    """Raise `UsageError` unless the spec names an engine, with its file where it needs one."""
     kind, _, file = (spec or "bm25").partition(":")
     if kind == "bm25" and not file:
-        raise ConfigError(f"the search tool needs a corpus; give --search bm25:CORPUS.jsonl, or another of {SPECS}")
+        raise UsageError(f"the search tool needs a corpus; give --search bm25:CORPUS.jsonl, or another of {SPECS}")
     if kind not in ("bm25", "recorded", "serper", "wikipedia", "none") or (kind == "recorded") > bool(file):
-        raise ConfigError(f"--search {spec!r} is no engine; choose from {SPECS}")
+        raise UsageError(f"--search {spec!r} is no engine; choose from {SPECS}")
     if file and kind not in ("bm25", "recorded"):
-        raise ConfigError(f"--search {spec!r}: {kind} takes no file; write --search {kind}")
+        raise UsageError(f"--search {spec!r}: {kind} takes no file; write --search {kind}")
 
 
 def open_search(spec: str | None, record: Path | None = None) -> Search | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import typer
 
-from toolrl_cli.errors import ConfigError, nearest
+from toolrl_cli.errors import ConfigError, UsageError, nearest
 from toolrl_cli.training.config import FormatName
 
 C = TypeVar("C")
@@ -75,6 +75,7 @@ Step = Annotated[int, typer.Option("--step", min=0, max=10**12, help="Training s
 Format = Annotated[
     FormatName | None, typer.Option("--format", help="Text format (else that of the model's run, else toolrl).")
 ]
+CompletionFormat = Literal["toolrl", "hermes", "llama3"]
 Template = Annotated[
     Path | None, typer.Option("--template", readable=False, help="Jinja file that words the toolrl format.")
 ]
@@ -107,7 +108,11 @@ def takes(record: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[...
             for name, option in SETTINGS.items():
                 if name in told:
                     told[name] = parse_settings(told[name], option)
-            command(record(**told), values["as_json"])
+            try:
+                config = record(**told)
+            except ConfigError as error:  # nothing but the options has been looked at
+                raise UsageError(str(error)) from error
+            command(config, values["as_json"])
 
         parameters = [parameter_of(field, hint) for field, hint in annotated_fields(record)]
         parameters += [
@@ -151,13 +156,13 @@ def parse_settings(settings: list[str], option: str) -> dict[str, Any]:
     """`["key=value", ...]`, given by an option, as a dictionary of values that are read as YAML.
 
     Raises:
-        ConfigError: a setting has no `=`.
+        UsageError: a setting has no `=`.
     """
     values = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{option} {setting}: must read key=value")
+            raise UsageError(f"{option} {setting}: must read key=value")
         values[key] = parse_value(text)
     return values
 

@@ -20,6 +20,10 @@ def score(
     matching: options.MatchingName = None,
     set_reward: options.RewardSettings = None,
     step: options.Step = 0,
+    format: Annotated[
+        options.CompletionFormat | None,
+        typer.Option("--format", help="Text format of the completions (else what each row says, else toolrl)."),
+    ] = None,
     group_by: Annotated[str | None, typer.Option(help="Report groups too; prompt, or a field of the rows.")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print each row's calls as a diff, and the reasons.")
@@ -45,7 +49,7 @@ def score(
 
     settings = run.ScoreConfig(
         data=data, output=output, reward=reward, matching=matching,
-        settings=options.parse_settings(set_reward or [], "--set-reward"), step=step, workers=workers,
+        settings=options.parse_settings(set_reward or [], "--set-reward"), step=step, format=format, workers=workers,
         explain=explain, group_by=group_by, baseline=baseline, fail_under=run.read_gates(fail_under or []),
         strict=strict, seed=seed, overwrite=overwrite,
     )  # fmt: skip

@@ -11,20 +11,24 @@ from toolrl_cli.benches.base import Result, read_answer
 from toolrl_cli.benches.failures import UNANSWERED
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.evaluation.config import EvalConfig
-from toolrl_cli.evaluation.recorded import Recorded, Reopened, read_finished, read_graded, reopen
-from toolrl_cli.evaluation.run import (
-    RESULTS,
-    SUMMARY,
-    Dialogue,
-    Progress,
+from toolrl_cli.evaluation.planning import (
     Request,
-    describe_unknown,
-    grade,
+    describe_unused,
     hash_graders,
     hash_prompt,
     source_of,
     to_prompt,
 )
+from toolrl_cli.evaluation.recorded import (
+    RESULTS,
+    SUMMARY,
+    Recorded,
+    Reopened,
+    read_finished,
+    read_graded,
+    reopen,
+)
+from toolrl_cli.evaluation.run import Dialogue, Progress, grade
 from toolrl_cli.evaluation.summary import summarize
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.predictions import read_predictions
@@ -77,7 +81,8 @@ def note_predictions(opened: Reopened, manifest: Manifest) -> tuple[str, ...]:
     path = opened.config.predictions
     if path is None or not path.is_file() or hash_file(path) != manifest.hashes.get("predictions"):
         return ()
-    return describe_unknown(read_predictions(path, opened.text_format), list(opened.entries.values()))
+    predictions = read_predictions(path, opened.text_format)
+    return describe_unused(predictions, list(opened.entries.values()), opened.config.samples)
 
 
 def refuse_unknown(folder: Path, results: Mapping[str, Result], opened: Reopened) -> None:

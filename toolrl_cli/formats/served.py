@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import UsageError
 from toolrl_cli.formats.base import ChatPrompt, TextFormat, hash_wording
 from toolrl_cli.formats.hermes import HermesFormat
 from toolrl_cli.formats.llama3 import Llama3Format
@@ -22,7 +22,7 @@ class ServedFormat:
 
     def __init__(self, completions: TextFormat) -> None:
         if completions.name == Llama3Format.name:
-            raise ConfigError("--tools native: llama3 cannot write a text beside calls; use --format toolrl or hermes")
+            raise UsageError("--tools native: llama3 cannot write a text beside calls; use --format toolrl or hermes")
         self._completions = completions
         self.name = completions.name
         self.template = completions.template

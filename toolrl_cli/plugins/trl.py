@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from toolrl_cli.formats import stock_format
 from toolrl_cli.plugins.gold import read_gold, read_tools
 from toolrl_cli.records import Json, Rollout, Score
 from toolrl_cli.rewards import Reward, find_reward
@@ -14,18 +15,23 @@ Record = Callable[[Sequence[str], Sequence[Rollout], Sequence[Score]], None]
 
 
 def reward_functions(
-    reward: str = "fine-grained", *, matching: str | None = None, settings: Mapping[str, Any] | None = None
+    reward: str = "fine-grained",
+    *,
+    matching: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    text_format: str = "toolrl",
 ) -> list[RewardFunction]:
     """Functions for `GRPOTrainer(reward_funcs=...)`.
 
     The data set needs a column `target` (a record of `toolrl prepare`, or better its JSON text) or
     `ground_truth` (the gold completion as text), and for rewards that read schemas `tools`.
-    Schedules follow the trainer's step.
+    Schedules follow the trainer's step. Completions and such a text are in `text_format`.
 
     Raises:
-        ConfigError: as `find_reward`.
+        ConfigError: as `find_reward` and `stock_format`.
     """
-    return BatchScorer(find_reward(reward, matching=matching, settings=settings)).functions()
+    found = find_reward(reward, matching=matching, settings=settings)
+    return BatchScorer(found, text_format=stock_format(text_format).name).functions()
 
 
 class BatchScorer:
@@ -35,12 +41,20 @@ class BatchScorer:
         reward: what to score with.
         stop_ids: token ids that end a completion; one that ends otherwise was cut off. None: nothing is known of it.
         record: told the ids, rollouts and scores of each batch.
+        text_format: what the completions are written in.
     """
 
-    def __init__(self, reward: Reward, stop_ids: Collection[int] | None = None, record: Record | None = None) -> None:
+    def __init__(
+        self,
+        reward: Reward,
+        stop_ids: Collection[int] | None = None,
+        record: Record | None = None,
+        text_format: str = "toolrl",
+    ) -> None:
         self._reward = reward
         self._stop_ids = None if stop_ids is None else frozenset(stop_ids)
         self._record = record
+        self._text_format = text_format
         self._batch: Sequence[Any] = ()
         self._rollouts: list[Rollout] = []
         self._scores: list[Score] = []
@@ -84,7 +98,8 @@ class BatchScorer:
 
     def _read(self, completion: Any, gold: Any, tools: Any, ids: Sequence[int] | None, step: int) -> Rollout:
         cut = self._stop_ids is not None and bool(ids) and ids[-1] not in self._stop_ids  # type: ignore[index]
-        return Rollout(text_of(completion), read_gold(gold), cut, step, read_tools(tools))
+        target = read_gold(gold, self._text_format)
+        return Rollout(text_of(completion), target, cut, step, read_tools(tools), self._text_format)
 
 
 def text_of(completion: str | Sequence[Json]) -> str:

@@ -10,7 +10,7 @@ from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import ConfigError, DataError, UsageError
 from toolrl_cli.jsonl import cut_lines, load_json, open_atomic, read_piece, read_records, write_records
 from toolrl_cli.parallel import map_in_order
 from toolrl_cli.prepare.config import Choice, PrepareConfig
@@ -137,9 +137,9 @@ def tools_hash(example: Example) -> int:
 
 
 def make_token_counter(choice: Choice) -> Callable[[Example], int]:
-    """The function that counts the tokens of a prompt; raise `ConfigError` when no tokenizer was named."""
+    """The function that counts the tokens of a prompt; raise `UsageError` when no tokenizer was named."""
     if choice.tokenizer is None:
-        raise ConfigError("--max-prompt-tokens needs --tokenizer, the model whose tokens count")
+        raise UsageError("--max-prompt-tokens needs --tokenizer, the model whose tokens count")
     text_format = choose_format(choice.tokenizer, choice.format, choice.template)
     return make_prompt_counter(find_tokenizer(choice.tokenizer), text_format)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import ConfigError, DataError, UsageError
 from toolrl_cli.formats import find_format
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.records import Json, Rollout, Target, ToolCall, expect
@@ -43,7 +43,7 @@ def plot_rewards(metrics_path: Path, picture_path: Path) -> None:
 def refuse_picture(path: Path, *, overwrite: bool) -> None:
     """Raise `ConfigError` for a picture that is no PNG, or that exists and is not to be replaced."""
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"{path}: pictures are PNG; name it {path.with_suffix('.png')}")
+        raise UsageError(f"{path}: pictures are PNG; name it {path.with_suffix('.png')}")
     if path.exists() and not overwrite:
         raise ConfigError(f"{path}: exists; add --overwrite to replace it, or choose another name")
 

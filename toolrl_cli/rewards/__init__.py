@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from toolrl_cli.errors import ConfigError
-from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.formats.toolrl import ToolrlFormat
+from toolrl_cli.errors import ConfigError, UsageError
 from toolrl_cli.records import Rollout, Score, Target
 from toolrl_cli.rewards.engine import SpecReward
 from toolrl_cli.rewards.spec import build_spec, load_spec, set_value
 
-__all__ = ["Reward", "find_reward", "require_readable"]
+__all__ = ["Reward", "find_reward"]
 
 
 class Reward(Protocol):
@@ -51,15 +49,6 @@ class Reward(Protocol):
         ...
 
 
-def require_readable(text_format: TextFormat) -> None:
-    """Raise `ConfigError` for a format whose completions the rewards would misread."""
-    if text_format.name != ToolrlFormat.name:
-        raise ConfigError(
-            f"rewards read completions of the toolrl format, not of {text_format.name}; "
-            "sft and eval --bench bfcl take every format"
-        )
-
-
 def find_reward(
     name: str = "fine-grained", *, matching: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> Reward:
@@ -79,11 +68,15 @@ def find_reward(
         from toolrl_cli.rewards.custom import FunctionReward, load_function
 
         if changes:
-            raise ConfigError(f"{name}: is a function; --matching and --set-reward change presets and YAML files only")
+            raise UsageError(f"{name}: is a function; --matching and --set-reward change presets and YAML files only")
         return FunctionReward(
             name, load_function(name), SpecReward(build_spec("fine-grained", load_spec("fine-grained")))
         )
     raw = load_spec(name)
     for path, value in changes.items():
         raw = set_value(raw, path, value)
-    return SpecReward(build_spec(name, raw))
+    try:
+        return SpecReward(build_spec(name, raw))
+    except ConfigError as error:
+        build_spec(name, load_spec(name))  # a fault of the file itself is none of the options
+        raise UsageError(str(error)) from error

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from toolrl_cli.errors import ConfigError, nearest
+from toolrl_cli.errors import ConfigError, UsageError, nearest
 from toolrl_cli.jsonl import read_yaml
 from toolrl_cli.records import Json
 from toolrl_cli.rewards.schedules import Ramp, Scheduled, Switch, value_at
@@ -114,7 +114,7 @@ def load_spec(name: str) -> Json:
     if Path(name).suffix in (".yaml", ".yml"):
         return read_yaml(Path(name))
     if name not in PRESETS:
-        raise ConfigError(
+        raise UsageError(
             f"unknown reward {name!r}; choose from {', '.join(PRESETS)}, a .yaml file or module:function"
             f"{nearest(name, PRESETS)}"
         )
@@ -204,7 +204,7 @@ def set_value(raw: Json, path: str, value: object) -> Json:
     for depth, key in enumerate(above, start=1):
         found = inner.get(key, {})
         if not isinstance(found, Mapping):
-            raise ConfigError(f"--set-reward {path}: {'.'.join(above[:depth])} is {found!r}, and has nothing below it")
+            raise UsageError(f"--set-reward {path}: {'.'.join(above[:depth])} is {found!r}, and has nothing below it")
         inner[key] = dict(found)
         inner = inner[key]
     inner[last] = value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from toolrl_cli.errors import ConfigError, first_line, nearest
+from toolrl_cli.errors import UsageError, first_line, nearest
 from toolrl_cli.training.config import TrainingConfig
 from toolrl_cli.training.launch import world_size
 from toolrl_cli.training.models import find_device
@@ -13,26 +13,32 @@ from toolrl_cli.training.models import find_device
 if TYPE_CHECKING:
     from trl.trainer.base_config import _BaseConfig
 
+REFUSED = {
+    "output_dir": "the run folder is what --output names",
+    "chat_template_kwargs": "prompts are those of sft and eval, which take none",
+}
+"""TRL arguments that cannot be set, and why."""
+
 
 def build_arguments(kind: type[_BaseConfig], config: TrainingConfig, own: dict[str, Any]) -> _BaseConfig:
     """TRL arguments from the shared configuration, the command's `own` ones and the user's overrides.
 
     Raises:
-        ConfigError: an override is no field of the class, or the class refuses a value.
+        UsageError: an override is no field of the class, or the class refuses a value.
     """
     known = [field.name for field in fields(kind) if field.init]
     hints = get_type_hints(kind)
     for name, value in config.overrides.items():
-        if name == "output_dir":
-            raise ConfigError("--set output_dir: the run folder is what --output names")
+        if name in REFUSED:
+            raise UsageError(f"--set {name}: {REFUSED[name]}")
         if name not in known:
-            raise ConfigError(f"--set {name}: no argument of trl.{kind.__name__}{nearest(name, known)}")
+            raise UsageError(f"--set {name}: no argument of trl.{kind.__name__}{nearest(name, known)}")
         if isinstance(value, str) and not takes_text(hints[name]):
-            raise ConfigError(f"--set {name}={value}: trl.{kind.__name__} wants {show_type(hints[name])}")
+            raise UsageError(f"--set {name}={value}: trl.{kind.__name__} wants {show_type(hints[name])}")
     try:
         return kind(**shared_arguments(config) | own | config.overrides)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"trl.{kind.__name__} refuses these arguments: {first_line(error)}") from error
+        raise UsageError(f"trl.{kind.__name__} refuses these arguments: {first_line(error)}") from error
 
 
 def takes_text(hint: Any) -> bool:

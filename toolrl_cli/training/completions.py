@@ -24,13 +24,14 @@ def completion_log(path: Path) -> Callable[[Sequence[str], Sequence[Rollout], Se
 
 
 def completion_record(id: str, rollout: Rollout, score: Score) -> Json:
-    """A row of completions.jsonl: what was generated in which step, the gold and the score.
+    """A row of completions.jsonl: what was generated in which step and text format, the gold and the score.
 
     `step` counts finished optimizer steps, as the schedules do; tools stand in it where the reward reads them.
     """
     return {
         "id": id,
         "step": rollout.step,
+        "text_format": rollout.text_format,
         "completion": rollout.text,
         "truncated": rollout.truncated,
         "target": rollout.target.to_json(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.inference.transformers_engine import tokenize_prompt
+from toolrl_cli.inference.transformers_engine import tokenize_prompt, write_prompt
 from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example
 from toolrl_cli.sources.validation import require_unicode
@@ -72,8 +72,8 @@ def end_of_turn(tokenizer: Any) -> str:
     return end if end.strip() else f"{tokenizer.eos_token or ''}{end}"
 
 
-def grpo_dataset(examples: list[Example], text_format: TextFormat) -> Dataset:
-    """Columns `prompt` (messages), `id`, `target` and `tools` as JSON strings, and the gold as text, `ground_truth`.
+def grpo_dataset(examples: list[Example], text_format: TextFormat, tokenizer: Any) -> Dataset:
+    """Columns `prompt` (its text), `id`, `target` and `tools` as JSON strings, and the gold as text, `ground_truth`.
 
     JSON crosses as strings because Arrow would pad differing arguments with nulls.
     """
@@ -82,7 +82,7 @@ def grpo_dataset(examples: list[Example], text_format: TextFormat) -> Dataset:
     return Dataset.from_list(
         [
             {
-                "prompt": text_format.render_prompt(example.tools, example.messages).messages,
+                "prompt": write_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages)),
                 "id": example.id,
                 "target": dump_json(example.target.to_json()),
                 "tools": dump_json(list(example.tools)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import ConfigError, UsageError
 from toolrl_cli.inference.vllm_engine import room_for
 from toolrl_cli.manifest import Manifest, open_output, read_manifest
 from toolrl_cli.records import Json
@@ -63,13 +63,13 @@ class ExportConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what the kind cannot use; raise `ConfigError`."""
+        """Refuse what the kind cannot use; raise `UsageError`."""
         if self.to == "verl" and self.dtype:
-            raise ConfigError("--dtype: is for --to hf and vllm")
+            raise UsageError("--dtype: is for --to hf and vllm")
         if self.to != "verl" and (self.data or self.test):
-            raise ConfigError("--data and --test are for --to verl")
+            raise UsageError("--data and --test are for --to verl")
         if self.output.resolve() in (self.run.resolve(), *self.run.resolve().parents):
-            raise ConfigError(f"{self.output}: the output folder holds the run; choose another output")
+            raise UsageError(f"{self.output}: the output folder holds the run; choose another output")
 
 
 def export_run(config: ExportConfig) -> Json:

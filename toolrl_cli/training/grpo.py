@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.errors import DataError, SetupError
 from toolrl_cli.plugins.trl import BatchScorer
-from toolrl_cli.rewards import find_reward, require_readable
+from toolrl_cli.rewards import find_reward
 from toolrl_cli.training.arguments import build_arguments
 from toolrl_cli.training.completions import completion_log
 from toolrl_cli.training.config import GrpoConfig
@@ -30,12 +30,11 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     """
     from trl import GRPOConfig
 
-    from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
+    from toolrl_cli.training.prompts import WrittenPromptsGRPOTrainer
 
     quiet_libraries()
     reward = find_reward(config.reward, matching=config.matching, settings=config.reward_settings)
     text_format = choose_format(config.model, config.format, config.template)
-    require_readable(text_format)
     examples = read_examples(config.data, text_format, config.limit)
     prompts = config.batch_size // config.num_generations
     if len(examples) < prompts:
@@ -53,12 +52,13 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
 
     def build_trainer(materials: Materials) -> Trainer:
         stop_ids = {materials.tokenizer.eos_token_id, *stop_token_ids(materials.model.generation_config)}
-        scorer = BatchScorer(reward, stop_ids, completion_log(config.output / COMPLETIONS_FILE))
-        return SharedPrefixGRPOTrainer(
+        record = completion_log(config.output / COMPLETIONS_FILE)
+        scorer = BatchScorer(reward, stop_ids, record, text_format=text_format.name)
+        return WrittenPromptsGRPOTrainer(
             materials.model,
             scorer.functions(),
             arguments,
-            train_dataset=grpo_dataset(examples, text_format),
+            train_dataset=grpo_dataset(examples, text_format, materials.tokenizer),
             processing_class=materials.tokenizer,
             peft_config=materials.peft_config,
         )

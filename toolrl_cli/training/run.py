@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import ConfigError, SetupError, ToolrlError, first_line
+from toolrl_cli.errors import ConfigError, SetupError, ToolrlError, UsageError, first_line
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
@@ -248,8 +248,8 @@ def load_materials(config: TrainingConfig, source: ModelSource) -> Materials:
 
 
 def refuse_output_over_input(config: TrainingConfig, source: ModelSource) -> None:
-    """Raise `ConfigError` when overwriting the output would delete the data, the template, the model or its base."""
+    """Raise `UsageError` when overwriting the output would delete the data, the template, the model or its base."""
     output = config.output.resolve()
     for given in (config.data, config.template, Path(config.model), source.base, source.adapter):
         if given and given.exists() and (given.resolve() == output or output in given.resolve().parents):
-            raise ConfigError(f"{config.output}: the output folder holds the input {given}; choose another output")
+            raise UsageError(f"{config.output}: the output folder holds the input {given}; choose another output")

@@ -67,6 +67,7 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **un
         reward={reward},
         matching={matching!r},
         settings={settings!r},
+        text_format={text_format!r},
     )
 '''
 README = """\
@@ -110,7 +111,7 @@ def export_verl(config: ExportConfig, run: Manifest) -> None:
         "trainer.experiment_name": config.run.resolve().name,
         "data.seed": run.seed,
     }
-    write_reward(config.output, run.config)
+    write_reward(config.output, run)
     write_text(config.output / "run.sh", launch_file(overrides))
     write_text(config.output / "README.md", describe(config, run, overrides))
 
@@ -294,15 +295,15 @@ def place_start(output: Path, run: Manifest) -> str:
     return f"{HERE}/start"
 
 
-def write_reward(output: Path, config: Json) -> None:
+def write_reward(output: Path, run: Manifest) -> None:
     """Write reward.py, and beside it the YAML file that defines the reward, if one does."""
-    name = str(config["reward"])
+    name = str(run.config["reward"])
     reward = repr(name)
     if Path(name).suffix in (".yaml", ".yml"):
         write_text(output / "reward.yaml", Path(name).read_text("utf-8"))
         reward = 'str(Path(__file__).with_name("reward.yaml"))'
-    settings = config["reward_settings"]
-    write_text(output / "reward.py", REWARD.format(reward=reward, matching=config["matching"], settings=settings))
+    told = {"matching": run.config["matching"], "settings": run.config["reward_settings"], "text_format": run.format}
+    write_text(output / "reward.py", REWARD.format(reward=reward, **told))
 
 
 def launch_file(overrides: Json) -> str:

@@ -16,7 +16,7 @@ from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.benches.bfcl.tools import to_tool
 from toolrl_cli.benches.bfcl.weights import weigh_categories
 from toolrl_cli.benches.failures import nearest_failure
-from toolrl_cli.benches.stats import bootstrap_weighted, wilson
+from toolrl_cli.benches.stats import Unit, bootstrap_weighted, wilson
 from toolrl_cli.downloads import Wheel, check_hash, unpack_wheel
 from toolrl_cli.errors import SetupError
 from toolrl_cli.jsonl import dump_json
@@ -115,6 +115,10 @@ class BfclBench:
         reply = self._checker.ask("judge", category=entry.category, id=entry.id, turns=turns)
         return read_verdict(reply, multi_turn.explain_wrong(answers))
 
+    def foresee(self, categories: Sequence[str]) -> dict[str, Unit]:
+        """The accuracy, and every number of the aggregation in which one of the categories counts."""
+        return dict.fromkeys(["accuracy", *weigh_categories(self._edition.aggregate, categories)], "share")
+
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """The share of correct entries, and the leaderboard's own aggregation."""
         total, correct = Counter(r.category for r in results), Counter(r.category for r in results if r.correct)
@@ -200,7 +204,7 @@ def to_entry(category: str, raw: Json) -> Entry:
 
 
 def judge_relevance(answer: Answer, *, call_wanted: bool) -> Verdict:
-    """Correct is at least one readable call where one is wanted, none where none is."""
+    """Correct is at least one readable call where one is wanted, none where none is; error types are the official."""
     called = bool(answer.calls)
     if called:
         outcome = Outcome.EXACT if call_wanted else Outcome.SPURIOUS_CALL
@@ -210,7 +214,12 @@ def judge_relevance(answer: Answer, *, call_wanted: bool) -> Verdict:
         outcome = Outcome.TRUNCATED
     else:
         outcome = Outcome.NO_CALL if call_wanted else Outcome.ABSTAINED
-    return Verdict(called == call_wanted, outcome, "parse" if answer.error else None, answer.error)
+    if called == call_wanted or answer.error:
+        return Verdict(called == call_wanted, outcome, "parse" if answer.error else None, answer.error)
+    if called:
+        error = f"{answer.calls[0].name[:80]} is called, where no call is wanted"
+        return Verdict(False, outcome, "irrelevance_error:decoder_success", error)
+    return Verdict(False, outcome, "relevance_error:decoder_failed", "no call, where one is wanted")
 
 
 def explain_wrong(answer: Answer) -> Outcome:
