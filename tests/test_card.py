@@ -171,8 +171,8 @@ class TestHub:
         ],
     )
     def test_what_cannot_be_uploaded_is_said_before_the_training(
-        self, repository: str, why: str, status: int, cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, repository: str, why: str, status: int, cli: InProcess, examples_file: Path, tiny_model: Path,
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         monkeypatch.setenv("HF_TOKEN", "hf_none")
         done = cli("sft", examples_file, "--model", tiny_model, "-o", tmp_path / "run", "--push-to-hub", repository)

@@ -29,8 +29,8 @@ ONE_MACHINE = (
     *("--mixed_precision", "no", "--dynamo_backend", "no"),
 )
 """Accelerate calls it multi_gpu on processors too; it finds a free port itself, and the trainer rules the precision."""
-PATIENCE = 3.0
-"""Seconds for which a process keeps a failure to itself that may be another's, or an echo of another's."""
+PATIENCE = 5.0
+"""Seconds in which the launcher ends all processes after one."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -153,11 +153,7 @@ def exit_status(failed: int, code: int, passed: Sequence[int]) -> int:
 
 @contextmanager
 def main_process_speaks() -> Iterator[None]:
-    """Let the main process alone print; another one prints a failure that only it has.
-
-    The launcher ends the others soon after one has failed. So a failure that all have is told by the main process,
-    which goes first, and the lost connection to a process that failed is told by none.
-    """
+    """Let the main process alone print; another one prints a failure that only it has."""
     if not launched():
         yield
         return
@@ -170,8 +166,7 @@ def main_process_speaks() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if rank() or not isinstance(error, ToolrlError):
-            time.sleep(2 * PATIENCE if rank() else PATIENCE)
+        time.sleep(patience(error))
         os.dup2(own_stderr, 2)
         if rank():
             log(f"process {rank()} of {world_size()} failed:")
@@ -179,6 +174,17 @@ def main_process_speaks() -> Iterator[None]:
     finally:
         os.close(own_stderr)
     leave_group()
+
+
+def patience(error: Exception) -> float:
+    """Seconds for which this process keeps a failure to itself, for the launcher ends it when another tells its own.
+
+    What all meet is told once, by the main process where toolrl foresaw it; what follows in the main process from
+    the loss of another is told by none.
+    """
+    if rank():
+        return PATIENCE + min(rank(), PATIENCE)
+    return 0.0 if isinstance(error, ToolrlError) else 2 * PATIENCE
 
 
 def end_with_parent() -> None:

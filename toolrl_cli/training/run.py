@@ -96,8 +96,8 @@ def run_training(
         with full_disk_named(config.output):
             train(command, trainer, config.output)
             main_does(lambda: finish(config.output, manifest, materials.tokenizer))
-    if hub:
-        main_does(lambda: push_to_hub(config.output, hub))
+    if hub and rank() == 0:  # the others do not wait: an upload may take longer than their patience
+        push_to_hub(config.output, hub)
     return summarize_run(config.output)
 
 
@@ -138,14 +138,17 @@ def construct(build_trainer: Callable[[Materials], Trainer], materials: Material
     Raises:
         ConfigError: the trainer refuses an argument or the data.
         DataError: the data leaves nothing to learn.
+        SetupError: vLLM's server cannot be reached.
     """
     try:
         return build_trainer(materials)
-    except (ToolrlError, ValueError, TypeError) as error:
+    except (ToolrlError, ValueError, TypeError, ConnectionError) as error:
         if not config.resume and rank() == 0:
             shutil.rmtree(config.output)
         if isinstance(error, ToolrlError):
             raise
+        if isinstance(error, ConnectionError):
+            raise SetupError(first_line(error)) from error
         raise ConfigError(f"trl refuses these arguments or this data: {first_line(error)}") from error
 
 

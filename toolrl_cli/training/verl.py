@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,28 +92,34 @@ def export_verl(config: ExportConfig, run: Manifest) -> None:
     """
     if run.command != "grpo":
         raise ConfigError(f"{config.run}: is a run of {run.command}; --to verl takes one of grpo")
-    overrides = translate(effective_arguments(run.config), run.config)
-    data = config.data or Path(str(run.config["data"]))
-    if hash_file(data) != run.hashes["data"]:
-        raise DataError(f"{data}: not the examples of this run; give them by --data")
     template = config.run / TEMPLATE_FILE
     text_format = choose_format(None, run.format, template if template.exists() else None)
-    train = read_examples(data, text_format, run.config["limit"])
-    test = read_examples(config.test, text_format) if config.test else []
-    rows = {name: list(verl_rows(part, text_format, name)) for name, part in (("train", train), ("test", test)) if part}
-    open_output(config.output, Manifest.create("export", {"run": str(config.run), "to": "verl"}, seed=run.seed,
-        format=run.format, hashes=run.hashes, parent=str(config.run)), overwrite=config.overwrite)  # fmt: skip
-    for name, part in rows.items():
-        write_parquet(config.output / f"{name}.parquet", part)
-    overrides |= {
-        **data_overrides(longest_prompt(train + test, text_format, run), bool(test)),
-        "actor_rollout_ref.model.path": place_start(config.output, run),
-        "trainer.experiment_name": config.run.resolve().name,
+    splits = read_splits(config, run, text_format)
+    rows = {split: list(verl_rows(examples, text_format, split)) for split, examples in splits.items()}
+    overrides = {
+        **translate(effective_arguments(run.config), run.config),
+        **data_overrides(longest_prompt(splits, text_format, run), tested="test" in splits),
         "data.seed": run.seed,
+        "trainer.experiment_name": config.run.resolve().name,
     }
+    manifest = replace(run, command="export", parent=str(config.run), finished=False)
+    open_output(config.output, manifest, overwrite=config.overwrite)
+    overrides["actor_rollout_ref.model.path"] = place_start(config.output, run)
+    for split, part in rows.items():
+        write_parquet(config.output / f"{split}.parquet", part)
     write_reward(config.output, run)
     write_text(config.output / "run.sh", launch_file(overrides))
     write_text(config.output / "README.md", describe(config, run, overrides))
+    replace(manifest, finished=True).write(config.output)
+
+
+def read_splits(config: ExportConfig, run: Manifest, text_format: TextFormat) -> dict[str, list[Example]]:
+    """The run's examples, and those held out where there are any."""
+    data = config.data or Path(str(run.config["data"]))
+    if hash_file(data) != run.hashes["data"]:
+        raise DataError(f"{data}: not the examples of this run; give them by --data")
+    train = {"train": read_examples(data, text_format, run.config["limit"])}
+    return train | ({"test": read_examples(config.test, text_format)} if config.test else {})
 
 
 def effective_arguments(config: Json) -> Json:
@@ -226,7 +232,7 @@ def trainer_overrides(arguments: Json, config: Json) -> Json:
     }
 
 
-def data_overrides(longest: int, tested: bool) -> Json:
+def data_overrides(longest: int, *, tested: bool) -> Json:
     """The files; verl wants held-out ones also where it never looks at them."""
     return {
         "data.train_files": f"{HERE}/train.parquet",
@@ -275,10 +281,10 @@ def write_parquet(path: Path, rows: list[Json]) -> None:
     Dataset.from_list(rows).to_parquet(path)
 
 
-def longest_prompt(examples: list[Example], text_format: TextFormat, run: Manifest) -> int:
+def longest_prompt(splits: Mapping[str, list[Example]], text_format: TextFormat, run: Manifest) -> int:
     """Tokens of the longest prompt."""
     tokenizer = load_tokenizer(resolve_model(str(run.config["model"])))
-    prompts = (text_format.render_prompt(example.tools, example.messages) for example in examples)
+    prompts = (text_format.render_prompt(e.tools, e.messages) for examples in splits.values() for e in examples)
     return max(len(tokenize_prompt(tokenizer, *prompt)) for prompt in prompts)
 
 
