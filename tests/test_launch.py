@@ -19,7 +19,7 @@ from conftest import Cli, InProcess, read_rows, refusal
 from toolrl_cli.errors import ConfigError, SetupError
 from toolrl_cli.manifest import Manifest, read_manifest
 from toolrl_cli.training.config import SftConfig
-from toolrl_cli.training.launch import exit_status, starts_processes
+from toolrl_cli.training.launch import exit_status, patience, starts_processes
 from toolrl_cli.training.run import finish
 
 ROW_NOISE = Path(__file__).parent / "row_noise"
@@ -201,6 +201,15 @@ class TestWhoStartsProcesses:
         assert starts_processes(config(num_processes=4))
 
 
+def test_what_all_meet_is_told_by_the_main_process_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = {}
+    for rank in ("0", "1", "7"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        monkeypatch.setenv("RANK", rank)
+        waits[rank] = [patience(SetupError("no model")), patience(RuntimeError("connection closed by peer"))]
+    assert waits == {"0": [0.0, 10.0], "1": [6.0, 6.0], "7": [10.0, 10.0]}
+
+
 def test_the_exit_status_of_a_process_is_that_of_all() -> None:
     assert [exit_status(1, code, []) for code in (1, 4, 130)] == [1, 4, 130]
     assert exit_status(1, -signal.SIGTERM, [signal.SIGTERM]) == 143
@@ -242,6 +251,17 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 @pytest.mark.slow
 class TestAnEnd:
+    def test_what_one_process_meets_is_told_with_its_number(
+        self, toolrl: Cli, tiny_model: Path, examples_file: Path, tmp_path: Path
+    ) -> None:
+        words = ("grpo", examples_file, "--model", tiny_model, "--reward", "letters:fail_in_second", *GRPO)
+        done = toolrl(*words, "-o", tmp_path / "run", "--num-processes", 2, **environment())
+        assert (done.returncode, done.stdout, done.stderr.splitlines()) == (
+            1,
+            "",
+            ["process 1 of 2 failed:", "toolrl: reward letters:fail_in_second raises RuntimeError: no judge today"],
+        )
+
     def test_ctrl_c_saves_once_and_resume_goes_on_exactly(
         self, toolrl: Cli, tiny_model: Path, examples_file: Path, tmp_path: Path
     ) -> None:
