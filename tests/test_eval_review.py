@@ -525,4 +525,4 @@ def test_the_shown_entries_have_the_documented_fields(tmp_path: Path, toolrl: Cl
 
 def test_results_have_the_documented_fields(tmp_path: Path) -> None:
     rows = read_rows(evaluation(tmp_path, "now", "rv-") / "results.jsonl")
-    assert {name for row in rows for name in row} | {"steps", "sample"} == documented("results.jsonl")
+    assert {name for row in rows for name in row} | {"steps", "sample", "unset"} == documented("results.jsonl")

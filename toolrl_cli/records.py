@@ -186,10 +186,14 @@ class Score(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine generated for one prompt; `truncated` when it ran into the token limit."""
+    """What an engine generated for one prompt; `truncated` when it ran into the token limit.
+
+    `unset` names the sampling parameters that the server would not take, so that its own values ruled.
+    """
 
     text: str
     truncated: bool = False
+    unset: tuple[str, ...] = ()
 
 
 def expect(value: object, kind: type[T], name: str) -> T:

@@ -70,7 +70,8 @@ class Verdict:
 class Result:
     """A line of results.jsonl: one graded entry; `steps` are all completions of a dialogue, `failure` is a kind.
 
-    `sample` counts an entry's completions from 0, where it is asked for several.
+    `sample` counts an entry's completions from 0, where it is asked for several; `unset` names the sampling
+    parameters that the server would not take.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Result:
     steps: list[str] | None = None
     failure: str | None = None
     sample: int | None = None
+    unset: list[str] | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -108,8 +110,10 @@ class Result:
             raise DataError("not a result of toolrl eval; use --overwrite") from error
 
     def to_json(self) -> Json:
-        """The record as JSON values; `score`, `steps` and `sample` only where there are any."""
-        return {k: v for k, v in asdict(self).items() if v is not None or k not in ("score", "steps", "sample")}
+        """The record as JSON values; `score`, `steps`, `sample` and `unset` only where there are any."""
+        return {
+            k: v for k, v in asdict(self).items() if v is not None or k not in ("score", "steps", "sample", "unset")
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ class SerperSearch:
     def __call__(self, query: str) -> str:
         """The best results."""
         payload = {"q": query, "num": SERPER_PAGE}
-        reply = self._client.fetch_json(f"{self._url}/search", payload, {"X-API-KEY": self._key})
+        reply: object = self._client.ask(f"{self._url}/search", payload, {"X-API-KEY": self._key})
         box = objects(reply, "answerBox")
         return write_hits(
             Hit(text_of(hit, "title"), text_of(hit, "answer") or text_of(hit, "snippet"))
@@ -165,7 +165,7 @@ class WikipediaSearch:
     def __call__(self, query: str) -> str:
         """The best results."""
         asked = quote(query[:LONGEST_WIKIPEDIA_QUERY], safe="", errors="replace")
-        reply = self._client.fetch_json(f"{self._url}/search/page?q={asked}&limit={RESULTS}")
+        reply: object = self._client.ask(f"{self._url}/search/page?q={asked}&limit={RESULTS}")
         return write_hits(
             Hit(text_of(page, "title"), html.unescape(TAG.sub("", text_of(page, "excerpt"))).strip())
             for page in objects(reply, "pages")

@@ -155,7 +155,7 @@ def group_pairs(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 def describe_differences(now: Recorded, before: Recorded, other_prompts: int, pairs: int) -> Iterator[str]:
     """What else differs than the source of the answers."""
     if other_prompts:
-        yield f"{other_prompts} of {count_entries(pairs)} asked with another prompt in {before.folder}"
+        yield f"{other_prompts} of {pairs} entries were asked with another prompt in {before.folder}"
     for name in ("data", "reward", "bfcl_wheel"):
         hashes = [graders_of(recorded).get(name) for recorded in (before, now)]
         if hashes[0] != hashes[1]:

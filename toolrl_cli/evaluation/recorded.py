@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from toolrl_cli.benches.base import Bench, Entry, Result
+from toolrl_cli.benches.failures import PASSING
 from toolrl_cli.benches.registry import find_bench
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.evaluation.config import EvalConfig
@@ -27,7 +28,7 @@ RESULTS, SUMMARY = "results.jsonl", "summary.json"
 
 @dataclass(frozen=True)
 class Recorded:
-    """A finished evaluation as its folder has it; the results by id, in the order of the file."""
+    """A finished evaluation as its folder has it; the results by id (the first sample's), in the order of the file."""
 
     folder: Path
     manifest: Manifest
@@ -81,7 +82,12 @@ def read_summary(folder: Path) -> Summary:
 
 def read_graded(folder: Path) -> dict[str, Result]:
     """The results by id, of several samples the first; raise `DataError` as `read_results`."""
-    return {result.id: result for result in read_results(folder / RESULTS).values() if not result.sample}
+    return first_samples(read_results(folder / RESULTS).values())
+
+
+def first_samples(results: Iterable[Result]) -> dict[str, Result]:
+    """Results by id, of several samples the first."""
+    return {result.id: result for result in results if not result.sample}
 
 
 def read_results(path: Path) -> dict[Key, Result]:
@@ -95,7 +101,7 @@ def read_results(path: Path) -> dict[Key, Result]:
     def add(raw: object) -> None:
         result = Result.from_json(raw)
         earlier = results.get(result.key)
-        if earlier is not None and earlier.error_type != "engine":
+        if earlier is not None and earlier.error_type not in PASSING:
             raise DataError(f"a second result of {result.id!r}; remove one of the two lines")
         results[result.key] = result
 

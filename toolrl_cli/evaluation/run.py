@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from toolrl_cli.benches.base import (
     explain_missing,
     read_answer,
 )
-from toolrl_cli.benches.failures import find_failure
+from toolrl_cli.benches.failures import PASSING, find_failure
 from toolrl_cli.errors import ConfigError, FormatError, SetupError, ToolrlError, first_line
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.planning import Request, get_ready, hash_prompt, source_of, to_prompt
@@ -27,8 +27,8 @@ from toolrl_cli.evaluation.summary import Summary, summarize
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Engine, Failure, Prompt, Sampling
 from toolrl_cli.inference.predictions import Key
-from toolrl_cli.jsonl import RecordLog, drop_partial_line, write_json
-from toolrl_cli.manifest import check_output, open_output
+from toolrl_cli.jsonl import RecordLog, drop_partial_line, write_json, write_records
+from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, open_output, read_manifest
 from toolrl_cli.records import Completion, Json
 from toolrl_cli.training.text_format import TEMPLATE_FILE
 
@@ -38,8 +38,8 @@ UNCHECKED = ReviewConfig()
 
 def evaluate(
     config: EvalConfig,
-    checks: ReviewConfig = UNCHECKED,
     *,
+    checks: ReviewConfig = UNCHECKED,
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Summary:
@@ -61,27 +61,33 @@ def evaluate(
         manifest, text_format, bench, requests = ready.manifest, ready.text_format, ready.bench, ready.requests
         engine = ready.recorded or engine
         check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
+        manifest = keep_rescored(config, manifest)
         done = read_finished_lines(config.output / RESULTS) if config.resume else {}
         refuse_other_prompts(config.output, done, requests)
-        pending = {key: request for key, request in requests.items() if key not in done}
+        answered = {key for key, result in done.items() if result.error_type not in PASSING}
+        pending = {key: request for key, request in requests.items() if key not in answered}
         if pending:
             # The model loads before the folder is made, so that a wrong name leaves nothing behind.
             engine = engine or load_engine(config, text_format)
             open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
             keep_template(config.output, text_format)
-            for result in run(bench, pending, engine, text_format, config.output / RESULTS):
+            graded = record(run(bench, pending, engine, text_format), config.output, manifest)
+            for count, result in enumerate(graded, start=len(answered) + 1):
                 done[result.key] = result
                 if progress is not None:
-                    progress(len(done), len(requests))
+                    progress(count, len(requests))
         results = [done[key] for key in requests]
         refuse_silence(config, results)
-        summary = summarize(bench, results, source_of(config), config.seed, ready.notes)
+        notes = (*ready.notes, *(manifest.rescored or {}).get("notes", ()))
+        summary = summarize(bench, results, source_of(config), config.seed, notes)
+    if config.resume:  # an entry that was asked again has two lines so far
+        write_records(config.output / RESULTS, [result.to_json() for result in done.values()])
     write_json(config.output / SUMMARY, summary.to_json())
     replace(manifest, finished=True).write(config.output)
     return summary
 
 
-def plan(config: EvalConfig, checks: ReviewConfig = UNCHECKED) -> Json:
+def plan(config: EvalConfig, *, checks: ReviewConfig = UNCHECKED) -> Json:
     """What `evaluate` would do, as JSON values: engine, entries by category, resolved configuration, hashes of inputs.
 
     No model is loaded, nothing is generated or written; a wheel or a data set that is not there is fetched.
@@ -93,15 +99,10 @@ def plan(config: EvalConfig, checks: ReviewConfig = UNCHECKED) -> Json:
         checks.check(config.bench, ready.foresee())
         check_output(config.output, ready.manifest, resume=config.resume, overwrite=config.overwrite)
         if config.model is not None:
-            check_model(config.model)
+            from toolrl_cli.training.models import resolve_model
+
+            resolve_model(config.model, weights=False)
         return ready.plan()
-
-
-def check_model(name: str) -> None:
-    """Raise as `resolve_model` when the name is that of no model; its weights are not fetched."""
-    from toolrl_cli.training.models import resolve_model
-
-    resolve_model(name, weights=False)
 
 
 def load_engine(config: EvalConfig, text_format: TextFormat) -> Engine:
@@ -138,27 +139,40 @@ def load_vllm(config: EvalConfig, sampling: Sampling) -> Engine:
     return VllmEngine(load_llm(source.base, source.adapter), load_tokenizer(source), sampling, source.adapter)
 
 
-def run(
-    bench: Bench, pending: Mapping[Key, Request], engine: Engine, text_format: TextFormat, path: Path
-) -> Iterator[Result]:
-    """Generate, follow and grade; a result is on disk before it is yielded."""
+def run(bench: Bench, pending: Mapping[Key, Request], engine: Engine, text_format: TextFormat) -> Iterator[Result]:
+    """Generate, follow and grade."""
     dialogues = {key: Dialogue(request, request.entry) for key, request in pending.items()}
     prompts = [request.prompt for request in pending.values()]
-    with RecordLog(path) as log:
-        while prompts:
-            following: list[Prompt] = []
-            for prompt, outcome in complete(prompts, engine):
-                completion = outcome if isinstance(outcome, Completion) else None
-                dialogue = dialogues[prompt.key] = dialogues[prompt.key].answered(completion, text_format)
-                turn = None if completion is None else bench.follow(dialogue.request.entry, dialogue.answers)
-                if turn is not None:
-                    dialogue = dialogues[prompt.key] = dialogue.continued(turn, text_format)
-                    following.append(replace(to_prompt(dialogue.now, text_format), sample=prompt.sample))
-                    continue
-                result = grade(bench, dialogues.pop(prompt.key), outcome)
-                log.append(result.to_json())
-                yield result
-            prompts = following
+    while prompts:
+        following: list[Prompt] = []
+        for prompt, outcome in complete(prompts, engine):
+            completion = outcome if isinstance(outcome, Completion) else None
+            dialogue = dialogues[prompt.key] = dialogues[prompt.key].answered(completion, text_format)
+            turn = None if completion is None else bench.follow(dialogue.request.entry, dialogue.answers)
+            if turn is None:
+                yield grade(bench, dialogues.pop(prompt.key), outcome)
+            else:
+                dialogue = dialogues[prompt.key] = dialogue.continued(turn, text_format)
+                following.append(replace(to_prompt(dialogue.now, text_format), sample=prompt.sample))
+        prompts = following
+
+
+def record(results: Iterable[Result], folder: Path, manifest: Manifest) -> Iterator[Result]:
+    """The results, each on disk before it is yielded; with the first one a finished evaluation is so no more."""
+    with RecordLog(folder / RESULTS) as log:
+        for count, result in enumerate(results):
+            if count == 0:
+                manifest.write(folder)
+            log.append(result.to_json())
+            yield result
+
+
+def keep_rescored(config: EvalConfig, manifest: Manifest) -> Manifest:
+    """The manifest of a resumed evaluation that was graded anew in between, which goes on saying so."""
+    if not (config.resume and (config.output / FILE_NAME).is_file()):
+        return manifest
+    earlier = read_manifest(config.output)
+    return replace(manifest, hashes=earlier.hashes, rescored=earlier.rescored)
 
 
 def refuse_silence(config: EvalConfig, results: Sequence[Result]) -> None:
@@ -166,7 +180,7 @@ def refuse_silence(config: EvalConfig, results: Sequence[Result]) -> None:
     if results and all(result.error_type == "engine" for result in results):
         raise SetupError(
             f"{source_of(config)}: none of {len(results)} entries was answered, the first because of: "
-            f"{results[0].error}; see {config.output / RESULTS}, and repeat with --overwrite"
+            f"{results[0].error}; see {config.output / RESULTS}, and repeat with --resume"
         )
 
 
@@ -265,6 +279,7 @@ def grade(bench: Bench, dialogue: Dialogue, outcome: Completion | Failure | None
         steps=[answer.completion.text for answer in answers] if len(answers) > 1 else None,
         failure=find_failure(verdict, truncated=answer.completion.truncated),
         sample=request.prompt.sample,
+        unset=sorted({name for answer in answers for name in answer.completion.unset}) or None,
     )
 
 

@@ -102,9 +102,17 @@ def summarize(bench: Bench, results: Sequence[Result], source: str, seed: int, n
         outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in first).items())),
         errors=list_errors(first),
         official=findings.official,
-        notes=notes + findings.notes,
+        notes=(*notes, *describe_unset(first), *findings.notes),
         samples=measure_spread(results) if several else None,
     )
+
+
+def describe_unset(results: Sequence[Result]) -> Iterator[str]:
+    """A note on answers for which the server used sampling parameters of its own."""
+    names = sorted({name for result in results for name in result.unset or ()})
+    if names:
+        n = sum(bool(result.unset) for result in results)
+        yield f"{n} entries were answered by the server's own {' and '.join(names)}, since it takes no other"
 
 
 def tally(results: Sequence[Result]) -> Tally:

@@ -61,8 +61,9 @@ def read_predictions(
         record = expect(raw, dict, "prediction")
         entry = expect(record.get("id"), str, "id")
         key = entry, read_sample(record, samples)
-        if "turns" in record and entry in (turns or {}):
-            refuse_turns(record["turns"], (turns or {})[entry])
+        most = (turns or {}).get(entry)
+        if "turns" in record and most is not None:
+            refuse_turns(record["turns"], most)
         if key in completions:
             raise DataError(f"id {entry!r} occurs twice" + (f" with sample {key[1]}" if "sample" in record else ""))
         completions[key] = read_steps(record, text_format)

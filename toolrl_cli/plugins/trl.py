@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from toolrl_cli.errors import FormatError
 from toolrl_cli.formats import stock_format
+from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.plugins.gold import read_gold, read_tools
-from toolrl_cli.records import Json, Rollout, Score
+from toolrl_cli.records import Json, Rollout, Score, Target, ToolCall
 from toolrl_cli.rewards import Reward, find_reward
 
 RewardFunction = Callable[..., list[float | None]]
-Record = Callable[[Sequence[str], Sequence[Rollout], Sequence[Score]], None]
+Record = Callable[[Sequence[str], Sequence[Any], Sequence[Rollout], Sequence[Score]], None]
 
 
 def reward_functions(
@@ -40,7 +42,7 @@ class BatchScorer:
     Args:
         reward: what to score with.
         stop_ids: token ids that end a completion; one that ends otherwise was cut off. None: nothing is known of it.
-        record: told the ids, rollouts and scores of each batch.
+        record: told the ids, completions as TRL has them, rollouts and scores of each batch.
         text_format: what the completions are written in.
     """
 
@@ -85,7 +87,7 @@ class BatchScorer:
         if log_metric := columns.get("log_metric"):
             log_metric("exact", sum(score.succeeds for score in self._scores) / len(self._scores))
         if self._record:
-            self._record(columns["id"], self._rollouts, self._scores)
+            self._record(columns["id"], completions, self._rollouts, self._scores)
 
     def _aligned(self, count: int, columns: Mapping[str, Any]) -> tuple[Sequence[Any], ...]:
         """Gold, tools, token ids and step for each completion."""
@@ -99,9 +101,38 @@ class BatchScorer:
     def _read(self, completion: Any, gold: Any, tools: Any, ids: Sequence[int] | None, step: int) -> Rollout:
         cut = self._stop_ids is not None and bool(ids) and ids[-1] not in self._stop_ids  # type: ignore[index]
         target = read_gold(gold, self._text_format)
-        return Rollout(text_of(completion), target, cut, step, read_tools(tools), self._text_format)
+        return Rollout(text_of(completion, self._text_format), target, cut, step, read_tools(tools), self._text_format)
 
 
-def text_of(completion: str | Sequence[Json]) -> str:
-    """The text of a completion: itself, or the content of its last message."""
-    return completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
+def text_of(completion: str | Sequence[Json], text_format: str = "toolrl") -> str:
+    """The text of a completion: itself, or that of its messages.
+
+    Where TRL's tool loop has run, the messages are a trajectory, and its text is one step with all
+    its calls: the first thought, every call in order, and what was said.
+    """
+    if isinstance(completion, str):
+        return completion
+    said = [message for message in completion if message["role"] == "assistant"]
+    spoken = "\n".join(text for message in said if (text := message.get("content")))
+    if not any(message.get("tool_calls") or message.get("reasoning_content") for message in said):
+        return spoken
+    return write_trajectory(said, spoken, stock_format(text_format))
+
+
+def write_trajectory(said: Sequence[Json], spoken: str, text_format: TextFormat) -> str:
+    """All assistant messages as one step in a text format.
+
+    A call that the chat template's parser has left in the text is malformed, and makes the whole so. A
+    format without words for a response beside calls leaves it out.
+    """
+    thought = next((message["reasoning_content"] for message in said if message.get("reasoning_content")), None)
+    functions = [call["function"] for message in said for call in message.get("tool_calls") or ()]
+    calls = tuple(ToolCall(function["name"], function.get("arguments") or {}) for function in functions)
+    for target in (Target(thought, calls, spoken or None), Target(tool_calls=calls)):
+        try:
+            if text_format.parse_tool_calls(spoken):
+                return spoken
+            return text_format.render_target(target)
+        except FormatError:
+            continue
+    return spoken

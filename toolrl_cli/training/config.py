@@ -104,6 +104,9 @@ class GrpoConfig(TrainingConfig):
     reward_settings: Annotated[dict[str, Any], "A value of the reward spec, as part.key=value."] = field(
         default_factory=dict
     )
+    tools: Annotated[
+        Path | None, "Python file whose functions, or class with state, run as tools: trains on whole trajectories."
+    ] = None
     num_generations: Annotated[int, "Completions for each prompt: the group."] = 8
     max_completion_length: Annotated[int, "Longest completion, in tokens."] = 256
     temperature: Annotated[float, "Sampling temperature."] = 1.0

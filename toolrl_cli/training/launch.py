@@ -6,6 +6,7 @@ batch, the completions and the gradients are shared among all.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import os
@@ -168,6 +169,8 @@ def main_process_speaks() -> Iterator[None]:
     except Exception as error:
         time.sleep(patience(error))
         os.dup2(own_stderr, 2)
+        # The launcher must see the end at once, and no destructor wait for a process that is lost.
+        atexit.register(os._exit, getattr(error, "exit_status", 1))
         if rank():
             log(f"process {rank()} of {world_size()} failed:")
         raise

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,6 +178,7 @@ def train(command: str, trainer: Trainer, output: Path) -> None:
         return
     trainer.remove_callback(PrinterCallback)
     with ExitStack() as closing:
+        closing.enter_context(redirect_stdout(sys.stderr))  # rewards and tools may print
         stop = StopOnInterrupt(closing)
         for callback in (MetricsLog(output / METRICS_FILE), Progress(command, closing), TrimHeap(), stop):
             trainer.add_callback(callback)

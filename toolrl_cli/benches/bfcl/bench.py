@@ -27,12 +27,22 @@ MPMATH = Wheel("mpmath", "1.3.0", "a0b2b9fe80bbcd81a6647ff13108738cfb482d481d826
 
 
 class BfclBench:
-    """Asks the official code for entries and verdicts; relevance is judged here, by the official rule."""
+    """Asks the official code for entries and verdicts; relevance is judged here, by the official rule.
 
-    def __init__(self, checker: Checker, categories: Sequence[str] = (), edition: Edition = V4) -> None:
+    Args:
+        checker: the official code's process.
+        categories: those to ask about, all when there are none.
+        edition: the version of the leaderboard.
+        openai: whether functions are described as the official handler does for OpenAI's models.
+    """
+
+    def __init__(
+        self, checker: Checker, categories: Sequence[str] = (), edition: Edition = V4, *, openai: bool = False
+    ) -> None:
         self.name = edition.name
         self._checker = checker
         self._edition = edition
+        self._openai = openai
         self._categories = edition.choose_categories(categories)
         self._tools: dict[str, Json] = {}
         self._failures: dict[str, str] = {}
@@ -46,7 +56,7 @@ class BfclBench:
         return [entry for category in self._categories for entry in self._load(category)]
 
     def _load(self, category: str) -> list[Entry]:
-        rows = number_repeats(self._request("load", category=category)["entries"])
+        rows = number_repeats(self._request("load", category=category, openai=self._openai)["entries"])
         if category in self._edition.multi_turn:
             return [multi_turn.to_entry(category, raw, self._rules, self._share_tool) for raw in rows]
         return [to_entry(category, raw) for raw in rows]
@@ -55,10 +65,10 @@ class BfclBench:
     def _rules(self) -> Json:
         return self._request("rules")
 
-    def _request(self, job: str, **arguments: str) -> Json:
+    def _request(self, job: str, **arguments: object) -> Json:
         reply = self._checker.ask(job, **arguments)
         if "failure" in reply:
-            what = " ".join([job, *arguments.values()])
+            what = f"{job} {arguments.get('category', '')}".strip()
             raise SetupError(f"BFCL cannot {what}: {reply['failure']}; run again, or on another Python")
         return reply
 
@@ -134,7 +144,9 @@ class BfclBench:
 
 
 @contextmanager
-def open_bfcl(wheel: Path | None = None, categories: Sequence[str] = (), edition: Edition = V4) -> Iterator[BfclBench]:
+def open_bfcl(
+    wheel: Path | None = None, categories: Sequence[str] = (), edition: Edition = V4, *, openai: bool = False
+) -> Iterator[BfclBench]:
     """The bench with its checker's process, from a local wheel or the one in the cache or on PyPI.
 
     Raises:
@@ -144,7 +156,7 @@ def open_bfcl(wheel: Path | None = None, categories: Sequence[str] = (), edition
     if not edition.multi_turn.keys().isdisjoint(edition.choose_categories(categories)):
         packages.append(find_mpmath(wheel))
     with Checker(*packages) as checker:
-        yield BfclBench(checker, categories, edition)
+        yield BfclBench(checker, categories, edition, openai=openai)
 
 
 def find_package(wheel: Path | None, pinned: Wheel = V4.wheel) -> Path:
