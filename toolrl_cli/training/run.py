@@ -15,6 +15,7 @@ from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Json, expect
+from toolrl_cli.training.adapters import check_tuning, new_adapter, save_base, starting_point
 from toolrl_cli.training.callbacks import MetricsLog, Progress, StopOnInterrupt, TrimHeap, rewind_log
 from toolrl_cli.training.card import write_card
 from toolrl_cli.training.compat import score_labelled_positions_only
@@ -37,11 +38,12 @@ STATE_FILES = (STATE_FILE, "optimizer.*", "scheduler.*", "rng_state*")
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run as it stands: its folder, its manifest, and the last record of its metrics."""
+    """A run as it stands: its folder, its manifest, the last record of its metrics; of a dry run also its plan."""
 
     output: Path
     manifest: Manifest
     metrics: Json
+    plan: Json | None = None
 
     def to_json(self) -> Json:
         """The record as JSON values."""
@@ -50,6 +52,7 @@ class RunSummary:
             "finished": self.manifest.finished,
             "config": self.manifest.config,
             "metrics": self.metrics,
+            **({} if self.plan is None else {"plan": self.plan}),
         }
 
 
@@ -82,7 +85,9 @@ def run_training(
     score_labelled_positions_only()
     source = resolve_model(config.model)
     refuse_output_over_input(config, source)
-    manifest = describe_run(command, config, source, text_format, hashes)
+    check_tuning(config, source)
+    start = starting_point(config, source)
+    manifest = describe_run(command, config, source, start, text_format, hashes)
     rules = {"resume": config.resume, "overwrite": config.overwrite}
     finished = main_decides(lambda: check_output(config.output, manifest, **rules))
     if config.dry_run and not finished:
@@ -91,8 +96,7 @@ def run_training(
     if hub:
         main_does(lambda: check_hub(hub))
     if not finished:
-        materials = load_materials(config, source)
-        main_does(lambda: begin(config.output, manifest, text_format, rules))
+        materials = prepare(config, source, start, lambda: begin(config.output, manifest, text_format, rules))
         trainer = construct(build_trainer, materials, config)
         with full_disk_named(config.output):
             train(command, trainer, config.output)
@@ -100,6 +104,20 @@ def run_training(
     if hub and rank() == 0:  # the others do not wait: an upload may take longer than their patience
         push_to_hub(config.output, hub)
     return summarize_run(config.output)
+
+
+def prepare(
+    config: TrainingConfig, source: ModelSource, start: ModelSource, begin_run: Callable[[], object]
+) -> Materials:
+    """Load what is trained, and begin the run when that has proved good; then merge an adapter that is to be merged."""
+    unmerged = start is not source and not (config.resume and start.base.exists())
+    loaded = load_materials(config, source if unmerged else start)
+    main_does(begin_run)
+    if not unmerged:
+        return loaded
+    full = config.tuning == "full"
+    main_does(lambda: save_base(loaded.model, loaded.tokenizer, start.base, full_precision=full))
+    return load_materials(config, start)
 
 
 def begin(folder: Path, manifest: Manifest, text_format: TextFormat, rules: dict[str, bool]) -> None:
@@ -219,13 +237,21 @@ def read_checkpoints(folder: Path) -> dict[Path, TrainerState]:
 
 
 def describe_run(
-    command: str, config: TrainingConfig, source: ModelSource, text_format: TextFormat, hashes: dict[str, str]
+    command: str,
+    config: TrainingConfig,
+    source: ModelSource,
+    start: ModelSource,
+    text_format: TextFormat,
+    hashes: dict[str, str],
 ) -> Manifest:
-    """The manifest of a run that begins; sampling differs with the number of processes, so more than one are told."""
+    """The manifest of a run that begins: `source` is the model it was given, `start` what it trains.
+
+    Sampling differs with the number of processes, so more than one are told.
+    """
     processes = {"num_processes": world_size()} if world_size() > 1 else {}
     return Manifest.create(
         command,
-        config.recorded() | {"base_model": source.base_name} | processes,
+        config.recorded() | {"base_model": start.base_name} | processes,
         seed=config.seed,
         format=text_format.name,
         hashes={"data": hash_file(config.data), "format": text_format.digest, **hashes},
@@ -236,20 +262,17 @@ def describe_run(
 def load_materials(config: TrainingConfig, source: ModelSource) -> Materials:
     """Load the model and decide on its adapter: an earlier run's adapter is trained on, else a new one made.
 
-    Raises:
-        ConfigError: full tuning is asked for on top of an adapter.
+    One that is to be merged is loaded in float32, so that merging loses nothing.
     """
-    if source.adapter and config.tuning == "full":
-        raise ConfigError(f"{source.adapter}: is a LoRA run; --tuning full needs a full model to start from")
-    peft_config = None
-    if config.tuning == "lora" and not source.adapter:
-        from peft import LoraConfig
-
-        peft_config = LoraConfig(
-            r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-    model = load_model(source, trainable=True, full_precision=config.tuning == "full")
-    return Materials(model, load_tokenizer(source), peft_config)
+    merging = config.adapter == "merge" and source.adapter is not None
+    model = load_model(
+        source,
+        trainable=True,
+        full_precision=config.tuning == "full" or merging,
+        four_bits=config.tuning == "qlora" and not merging,
+    )
+    wanted = config.tuning != "full" and not source.adapter
+    return Materials(model, load_tokenizer(source), new_adapter(config) if wanted else None)
 
 
 def refuse_output_over_input(config: TrainingConfig, source: ModelSource) -> None:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.console import log
 from toolrl_cli.errors import ConfigError, DataError
-from toolrl_cli.inference.transformers_engine import tokenize_prompt
 from toolrl_cli.jsonl import dump_json, open_atomic
 from toolrl_cli.manifest import Manifest, hash_file, open_output
 from toolrl_cli.records import Example, Json
+from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import read_examples
+from toolrl_cli.training.grpo import choose_examples
 from toolrl_cli.training.models import hub_id_of, load_tokenizer, name_for_others, resolve_model
+from toolrl_cli.training.plan import prompt_lengths
 from toolrl_cli.training.text_format import TEMPLATE_FILE, choose_format
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 VERSION = "0.9.1"
 """Of verl, whose configuration the launch file is checked against."""
 HERE = "$here"
+SUMS = {"sum_then_normalize": None}
 LOSSES = {
     "grpo": "seq-mean-token-mean",
     "dapo": "token-mean",
@@ -46,7 +49,15 @@ CARRIED = (
         "adam_beta2",
     ),
     *("temperature", "top_k", "top_p", "beta", "epsilon", "epsilon_high", "entropy_coef", "num_iterations"),
-    *("num_generations", "max_completion_length", "loss_type", "scale_rewards", "num_train_epochs", "max_steps"),
+    *(
+        "num_generations",
+        "max_completion_length",
+        "loss_type",
+        "scale_rewards",
+        "multi_objective_aggregation",
+        "num_train_epochs",
+        "max_steps",
+    ),
 )
 """The arguments of TRL that have their like in verl."""
 REWARD = '''\
@@ -92,13 +103,17 @@ def export_verl(config: ExportConfig, run: Manifest) -> None:
     """
     if run.command != "grpo":
         raise ConfigError(f"{config.run}: is a run of {run.command}; --to verl takes one of grpo")
+    if run.config["tools"]:
+        raise ConfigError(f"{config.run}: runs tools while it trains; --to verl takes runs without --tools")
     template = config.run / TEMPLATE_FILE
     text_format = choose_format(None, run.format, template if template.exists() else None)
     splits = read_splits(config, run, text_format)
+    tokenizer = load_tokenizer(resolve_model(str(run.config["model"])))
+    longest = max(max(prompt_lengths(examples, text_format, tokenizer)) for examples in splits.values())
     rows = {split: list(verl_rows(examples, text_format, split)) for split, examples in splits.items()}
     overrides = {
         **translate(effective_arguments(run.config), run.config),
-        **data_overrides(longest_prompt(splits, text_format, run), tested="test" in splits),
+        **data_overrides(longest, tested="test" in splits, shuffled=run.config["order"] is None),
         "data.seed": run.seed,
         "trainer.experiment_name": config.run.resolve().name,
     }
@@ -118,8 +133,10 @@ def read_splits(config: ExportConfig, run: Manifest, text_format: TextFormat) ->
     data = config.data or Path(str(run.config["data"]))
     if hash_file(data) != run.hashes["data"]:
         raise DataError(f"{data}: not the examples of this run; give them by --data")
-    train = {"train": read_examples(data, text_format, run.config["limit"])}
-    return train | ({"test": read_examples(config.test, text_format)} if config.test else {})
+    told = {name: run.config[name] for name in ("limit", "order", "max_prompt_length", "model")}
+    by = Path(run.config["by"]) if run.config["by"] else None
+    train = choose_examples(GrpoConfig(data=data, output=config.output, by=by, **told), text_format, None)
+    return {"train": train, **({"test": read_examples(config.test, text_format)} if config.test else {})}
 
 
 def effective_arguments(config: Json) -> Json:
@@ -151,6 +168,7 @@ def translate(arguments: Json, config: Json) -> Json:
 def algorithm_overrides(arguments: Json) -> Json:
     """Advantages, loss and penalty; TRL's KL estimator is verl's low_var_kl."""
     beta, epsilon = arguments["beta"], arguments["epsilon"]
+    like(SUMS, "multi_objective_aggregation", arguments)
     loss = like(LOSSES, "loss_type", arguments)
     norm = {"actor_rollout_ref.actor.loss_scale_factor": arguments["max_completion_length"]}
     return {
@@ -207,12 +225,13 @@ def batch_overrides(arguments: Json, config: Json) -> Json:
 
 def model_overrides(config: Json) -> Json:
     """An adapter like the run's; verl's rollout takes one only where it loads the base itself."""
+    targets = config["lora_targets"]
     if config["tuning"] == "full":
         return {"actor_rollout_ref.model.lora_rank": 0}
     return {
         "actor_rollout_ref.model.lora_rank": config["lora_rank"],
-        "actor_rollout_ref.model.lora_alpha": config.get("lora_alpha") or 2 * config["lora_rank"],
-        "actor_rollout_ref.model.target_modules": config.get("lora_targets", "all-linear"),
+        "actor_rollout_ref.model.lora_alpha": config["lora_alpha"] or 2 * config["lora_rank"],
+        "actor_rollout_ref.model.target_modules": targets if targets == "all-linear" else f"[{targets}]",
         "actor_rollout_ref.rollout.load_format": "safetensors",
     }
 
@@ -232,9 +251,10 @@ def trainer_overrides(arguments: Json, config: Json) -> Json:
     }
 
 
-def data_overrides(longest: int, *, tested: bool) -> Json:
+def data_overrides(longest: int, *, tested: bool, shuffled: bool) -> Json:
     """The files; verl wants held-out ones also where it never looks at them."""
     return {
+        "data.shuffle": shuffled,
         "data.train_files": f"{HERE}/train.parquet",
         "data.val_files": f"{HERE}/{'test' if tested else 'train'}.parquet",
         "data.prompt_key": "prompt",
@@ -279,13 +299,6 @@ def write_parquet(path: Path, rows: list[Json]) -> None:
     from datasets import Dataset
 
     Dataset.from_list(rows).to_parquet(path)
-
-
-def longest_prompt(splits: Mapping[str, list[Example]], text_format: TextFormat, run: Manifest) -> int:
-    """Tokens of the longest prompt."""
-    tokenizer = load_tokenizer(resolve_model(str(run.config["model"])))
-    prompts = (text_format.render_prompt(e.tools, e.messages) for examples in splits.values() for e in examples)
-    return max(len(tokenize_prompt(tokenizer, *prompt)) for prompt in prompts)
 
 
 def place_start(output: Path, run: Manifest) -> str:
