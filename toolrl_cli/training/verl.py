@@ -39,25 +39,10 @@ LOSSES = {
 SCALES = {"group": True, "none": False}
 SCHEDULES = {"constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine"}
 CARRIED = (
-    *(
-        "learning_rate",
-        "weight_decay",
-        "max_grad_norm",
-        "warmup_steps",
-        "lr_scheduler_type",
-        "adam_beta1",
-        "adam_beta2",
-    ),
-    *("temperature", "top_k", "top_p", "beta", "epsilon", "epsilon_high", "entropy_coef", "num_iterations"),
-    *(
-        "num_generations",
-        "max_completion_length",
-        "loss_type",
-        "scale_rewards",
-        "multi_objective_aggregation",
-        "num_train_epochs",
-        "max_steps",
-    ),
+    *("learning_rate", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2"),
+    *("warmup_steps", "lr_scheduler_type", "num_train_epochs", "max_steps", "num_iterations"),
+    *("temperature", "top_k", "top_p", "num_generations", "max_completion_length"),
+    *("beta", "epsilon", "epsilon_high", "entropy_coef", "loss_type", "scale_rewards", "multi_objective_aggregation"),
 )
 """The arguments of TRL that have their like in verl."""
 REWARD = '''\
