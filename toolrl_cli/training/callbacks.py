@@ -11,13 +11,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import DistributedType, gather
+from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
 from toolrl_cli.console import log
 from toolrl_cli.errors import DataError, TrainingStopped
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, load_json
 from toolrl_cli.records import Json
+from toolrl_cli.training.launch import gather_rows
 from toolrl_cli.training.memory import trim_heap
 from toolrl_cli.training.sentinels import Limits, Watch
 
@@ -68,8 +69,7 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop when a signal came during the step, to this process or to another of the run."""
-        if args.world_size > 1:
-            self.received = int(gather(torch.tensor([self.received], device=args.device)).max())
+        self.received = max(gather_rows([self.received]))
         if self.received:
             control.should_save = True
             control.should_training_stop = True

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import DataError
+from toolrl_cli.errors import DataError, SetupError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.manifest import hash_file
 from toolrl_cli.plugins.trl import BatchScorer
@@ -104,6 +105,7 @@ def own_arguments(config: GrpoConfig) -> dict[str, Any]:
         "scale_rewards": config.scale_rewards,
         "multi_objective_aggregation": config.multi_objective_aggregation,
         "shuffle_dataset": config.order is None,
+        **vllm_arguments(config),
     }
 
 
@@ -125,6 +127,15 @@ def settle_horizon(config: GrpoConfig, steps: int) -> GrpoConfig:
         return config
     horizon = steps if config.horizon == AUTO else int(config.horizon)
     return replace(config, reward_settings={**config.reward_settings, "horizon": horizon})
+
+
+def vllm_arguments(config: GrpoConfig) -> dict[str, Any]:
+    """TRL's settings for generation by vLLM; raise `SetupError` where it is wanted but not installed."""
+    if config.vllm is None:
+        return {}
+    if find_spec("vllm") is None:
+        raise SetupError("--vllm: vllm is not installed; run: python -m pip install vllm, or leave the option out")
+    return {"use_vllm": True, "vllm_mode": config.vllm}
 
 
 def stop_token_ids(generation_config: object) -> list[int]:
