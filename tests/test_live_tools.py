@@ -173,7 +173,7 @@ def test_files_without_usable_tools_are_refused(text: str, why: str, tmp_path: P
 
 
 def test_a_gold_call_of_no_tool_is_refused() -> None:
-    tools = LiveTools((), None, ({"type": "function", "function": {"name": "weather"}},), "")
+    tools = LiveTools((), None, ({"type": "function", "function": {"name": "weather"}},))
     with pytest.raises(DataError, match="example oslo: its gold calls wether, which --tools does not define"):
         tools.serve([Example.from_json(example("oslo", "Oslo?", call("wether", city="Oslo")))])
 

@@ -35,6 +35,7 @@ HERMES_FORMS: list[tuple[Target, str, list[str]]] = [
     (GOLD, THINK + BLOCK, []),
     (GOLD, f"<think>\n\n</think>\n\n{BLOCK}", []),
     (GOLD, f"t\n</think>\n\n{BLOCK}", []),  # the prompt may end in <think>
+    (GOLD, f"\n</think>\n\n{BLOCK}", []),
     (GOLD, f" \n{BLOCK}\n{BLOCK}\n", []),
     (GOLD, '<tool_call>\n{\n "name": "f"\n}\n</tool_call>', []),
     (GOLD, '<tool_call>\n{"name": "f", "arguments": {"a": "</tool_call><tool_call>"}}\n</tool_call>', []),

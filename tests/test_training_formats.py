@@ -167,11 +167,11 @@ def test_completions_are_scored_as_they_are_written(
     assert [row["score"]["total"] == 4.0 for row in rows] == right
 
 
-@pytest.mark.parametrize("option", ['chat_template_kwargs={"enable_thinking": false}'])
 def test_prompts_of_another_wording_are_refused(
-    option: str, qwen: Path, examples_file: Path, cli: InProcess, tmp_path: Path
+    qwen: Path, examples_file: Path, cli: InProcess, tmp_path: Path
 ) -> None:
-    line = refusal(cli(*grpo_words(examples_file, qwen, tmp_path / "run", "--format", "hermes", "--set", option)))
+    words = grpo_words(examples_file, qwen, tmp_path / "run", "--format", "hermes")
+    line = refusal(cli(*words, "--set", 'chat_template_kwargs={"enable_thinking": false}'), 2)
     assert line == "--set chat_template_kwargs: prompts are those of sft and eval, which take none"
 
 
@@ -190,6 +190,18 @@ def test_what_a_format_cannot_express_says_the_fix(
     assert refusal(cli(*words[command])) == (
         f"{examples_file}:1: the llama3 format cannot express this target "
         "(its thought; toolrl prepare --thought drop takes it away)"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_a_chat_template_that_shows_no_tools_is_refused(
+    command: str, tiny_model: Path, examples_file: Path, cli: InProcess, tmp_path: Path
+) -> None:
+    sft = ("sft", examples_file, "--model", tiny_model, "-o", tmp_path / "run")
+    words = sft if command == "sft" else grpo_words(examples_file, tiny_model, tmp_path / "run")
+    assert refusal(cli(*words, "--format", "hermes")) == (
+        "the model's chat template shows no tools, and the hermes format leaves them to it; use --format toolrl"
     )
     assert not (tmp_path / "run").exists()
 

@@ -196,6 +196,16 @@ class Completion:
     unset: tuple[str, ...] = ()
 
 
+def scored_total(raw: object) -> tuple[str, float]:
+    """The id and the total of a row that `toolrl score -o` wrote; raise `DataError` when it has no score."""
+    row = expect(raw, dict, "row")
+    score = expect(row.get("score"), dict, 'the "score" of a row (toolrl score -o writes it)')
+    total = score.get("total")
+    if isinstance(total, bool) or not isinstance(total, int | float):
+        raise DataError("score.total must be a number")
+    return str(row.get("id")), float(total)
+
+
 def expect(value: object, kind: type[T], name: str) -> T:
     """`value` when it is a `kind`; else raise `DataError` that names the field."""
     if not isinstance(value, kind):

@@ -165,9 +165,9 @@ def evaluate(
         seed=seed, allow_mismatch=allow_mismatch, resume=resume, overwrite=overwrite,
     )  # fmt: skip
     if dry_run:
-        return console.print_record("plan", evaluation.plan(settings, checks), as_json=as_json)
+        return console.print_record("plan", evaluation.plan(settings, checks=checks), as_json=as_json)
     with console.progress_counter("grading") as progress:
-        evaluation.evaluate(settings, checks, progress=progress)
+        evaluation.evaluate(settings, checks=checks, progress=progress)
     return report(evaluation.read_recorded(output), checks, as_json=as_json)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields
+from importlib.resources import files
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
@@ -23,10 +24,26 @@ def load_config(ctx: typer.Context, path: Path | None) -> None:
         ConfigError: the file is no mapping, names an option the command has not, or a value is of another type.
         DataError: the file is missing or unreadable.
     """
+    if path is not None:
+        ctx.default_map = {**(ctx.default_map or {}), **read_options(ctx, path)}
+
+
+def load_preset(ctx: typer.Context, name: str | None) -> str | None:
+    """Take option values from a preset of the command; what `--config` and the command line say wins.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    if name is not None:
+        path = Path(str(files("toolrl_cli.training").joinpath("presets", str(ctx.info_name), f"{name}.yaml")))
+        ctx.default_map = {**read_options(ctx, path), **(ctx.default_map or {})}
+    return name
+
+
+def read_options(ctx: typer.Context, path: Path) -> dict[str, Any]:
+    """The option values of a YAML file, by parameter; raise as `load_config`."""
     from toolrl_cli.jsonl import read_yaml
 
-    if path is None:
-        return
     params = [param for param in ctx.command.params if param.expose_value]
     spelled = [(opt, param) for param in params for opt in param.opts if opt.startswith("--") or opt == param.name]
     known = {opt.removeprefix("--"): param for opt, param in spelled}
@@ -36,11 +53,13 @@ def load_config(ctx: typer.Context, path: Path | None) -> None:
             raise ConfigError(f"{path}: no option {name!r} in toolrl {ctx.info_name}{nearest(str(name), list(known))}")
         param = known[name]
         found[str(param.name)] = spell(value, param)
+        if param.is_eager:  # the preset: it is read when its turn comes
+            continue
         try:
             param.process_value(ctx, found[str(param.name)])
         except typer.BadParameter as error:
             raise ConfigError(f"{path}: {name}: {error.message}") from error
-    ctx.default_map = found
+    return found
 
 
 def spell(value: Any, param: Any) -> Any:
@@ -80,7 +99,10 @@ Template = Annotated[
     Path | None, typer.Option("--template", readable=False, help="Jinja file that words the toolrl format.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only this many examples.")]
-RewardName = Annotated[str, typer.Option("--reward", help="Preset, .yaml file of a reward spec, or module:function.")]
+RewardNames = Annotated[
+    list[str] | None,
+    typer.Option("--reward", help="Preset, .yaml file or module:function, with =WEIGHT; repeat to add them up."),
+]
 MatchingName = Annotated[
     Literal["optimal", "greedy"] | None,
     typer.Option(
@@ -93,6 +115,8 @@ RewardSettings = Annotated[
 ]
 NAMES = {"output": ("--output", "-o")}
 SETTINGS = {"overrides": "--set", "reward_settings": "--set-reward"}
+SUMS = ("reward",)
+"""Fields whose option may be repeated, the values joined by commas."""
 
 
 def takes(record: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[..., None]]:
@@ -108,6 +132,7 @@ def takes(record: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[...
             for name, option in SETTINGS.items():
                 if name in told:
                     told[name] = parse_settings(told[name], option)
+            told |= {name: ",".join(told[name]) for name in SUMS if name in told}
             try:
                 config = record(**told)
             except ConfigError as error:  # nothing but the options has been looked at
@@ -143,7 +168,13 @@ def parameter_of(field: Field[Any], hint: Any) -> Parameter:
     if field.name in SETTINGS:
         return keyword_only(field.name, Annotated[list[str], typer.Option(SETTINGS[field.name], help=text)], [])
     names = NAMES.get(field.name, (f"--{field.name.replace('_', '-')}",))
-    return keyword_only(field.name, Annotated[kind, typer.Option(*names, readable=False, help=text)], default_of(field))
+    default = default_of(field)
+    if field.name in SUMS:
+        kind, default = list[str], [default]
+    if field.name == "preset":
+        chosen = typer.Option(*names, callback=load_preset, is_eager=True, help=text)
+        return keyword_only(field.name, Annotated[kind, chosen], default)
+    return keyword_only(field.name, Annotated[kind, typer.Option(*names, readable=False, help=text)], default)
 
 
 def default_of(field: Field[Any]) -> Any:

@@ -16,7 +16,7 @@ def score(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", readable=False, help="Scored rows; - is standard output.")
     ] = None,
-    reward: options.RewardName = "fine-grained",
+    reward: options.RewardNames = None,
     matching: options.MatchingName = None,
     set_reward: options.RewardSettings = None,
     step: options.Step = 0,
@@ -48,7 +48,7 @@ def score(
     from toolrl_cli.scoring import report, run
 
     settings = run.ScoreConfig(
-        data=data, output=output, reward=reward, matching=matching,
+        data=data, output=output, reward=",".join(reward or ["fine-grained"]), matching=matching,
         settings=options.parse_settings(set_reward or [], "--set-reward"), step=step, format=format, workers=workers,
         explain=explain, group_by=group_by, baseline=baseline, fail_under=run.read_gates(fail_under or []),
         strict=strict, seed=seed, overwrite=overwrite,

@@ -38,8 +38,8 @@ UNCHECKED = ReviewConfig()
 
 def evaluate(
     config: EvalConfig,
-    checks: ReviewConfig = UNCHECKED,
     *,
+    checks: ReviewConfig = UNCHECKED,
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Summary:
@@ -87,7 +87,7 @@ def evaluate(
     return summary
 
 
-def plan(config: EvalConfig, checks: ReviewConfig = UNCHECKED) -> Json:
+def plan(config: EvalConfig, *, checks: ReviewConfig = UNCHECKED) -> Json:
     """What `evaluate` would do, as JSON values: engine, entries by category, resolved configuration, hashes of inputs.
 
     No model is loaded, nothing is generated or written; a wheel or a data set that is not there is fetched.

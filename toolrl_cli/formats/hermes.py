@@ -144,7 +144,7 @@ def explain_thought(text: str, thought: str | None, answer: str, target: Target)
             yield "no <think> block"
         return
     written = f"{thought}\n{CLOSE_THINK}\n\n{answer}".removesuffix("" if answer else "\n\n")
-    if text not in (written, f"{OPEN_THINK}\n{written}"):
+    if text not in (written.lstrip(), f"{OPEN_THINK}\n{written}"):
         yield "<think> and </think> need lines of their own, and an empty line after them"
 
 

@@ -17,7 +17,7 @@ from toolrl_cli.prepare.config import Choice, PrepareConfig
 from toolrl_cli.prepare.contamination import Overlap, read_benchmarks
 from toolrl_cli.prepare.statistics import find_tokenizer, make_prompt_counter, percentiles
 from toolrl_cli.prepare.summary import Summary
-from toolrl_cli.records import Example, Json, expect
+from toolrl_cli.records import Example, Json, scored_total
 from toolrl_cli.training.text_format import choose_format
 
 if TYPE_CHECKING:
@@ -214,17 +214,8 @@ def keep_learnable(entries: list[Entry], scored: Path, seed: int, summary: Summa
 
 def read_ranges(scored: Path) -> dict[str, tuple[float, float]]:
     """The lowest and highest total of each id."""
-
-    def parse(raw: object) -> tuple[str, float]:
-        row = expect(raw, dict, "row")
-        score = expect(row.get("score"), dict, 'the "score" of a row (toolrl score -o writes it)')
-        total = score.get("total")
-        if isinstance(total, bool) or not isinstance(total, int | float):
-            raise DataError("score.total must be a number")
-        return str(row.get("id")), float(total)
-
     ranges: dict[str, tuple[float, float]] = {}
-    for id, total in read_records(scored, parse):
+    for id, total in read_records(scored, scored_total):
         low, high = ranges.get(id, (total, total))
         ranges[id] = min(low, total), max(high, total)
     return ranges

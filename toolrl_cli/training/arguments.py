@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from dataclasses import fields, replace
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from toolrl_cli.errors import UsageError, first_line, nearest
 from toolrl_cli.training.config import TrainingConfig
@@ -12,11 +13,20 @@ from toolrl_cli.training.models import find_device
 if TYPE_CHECKING:
     from trl.trainer.base_config import _BaseConfig
 
-REFUSED = {
+C = TypeVar("C", bound=TrainingConfig)
+DECIDED = {
     "output_dir": "the run folder is what --output names",
+    "per_device_train_batch_size": "give --batch-size and --micro-batch-size",
+    "gradient_accumulation_steps": "give --batch-size and --micro-batch-size",
     "chat_template_kwargs": "prompts are those of sft and eval, which take none",
+    "num_train_epochs": "give --epochs",
+    "resume_from_checkpoint": "give --resume",
+    "reward_weights": "give --reward NAME=WEIGHT",
+    "remove_unused_columns": "the reward reads the columns of the data",
+    "model_init_kwargs": "toolrl loads the model itself; give --tuning",
+    "hub_token": "it would stand in the manifest; log in with hf auth login",
 }
-"""TRL arguments that cannot be set, and why."""
+"""Arguments of TRL that follow from options of toolrl, or that it cannot leave to the user."""
 
 
 def build_arguments(kind: type[_BaseConfig], config: TrainingConfig, own: dict[str, Any]) -> _BaseConfig:
@@ -25,28 +35,57 @@ def build_arguments(kind: type[_BaseConfig], config: TrainingConfig, own: dict[s
     Raises:
         UsageError: an override is no field of the class, or the class refuses a value.
     """
-    known = [field.name for field in fields(kind) if field.init]
-    hints = get_type_hints(kind)
-    for name, value in config.overrides.items():
-        if name in REFUSED:
-            raise UsageError(f"--set {name}: {REFUSED[name]}")
-        if name not in known:
-            raise UsageError(f"--set {name}: no argument of trl.{kind.__name__}{nearest(name, known)}")
-        if isinstance(value, str) and not takes_text(hints[name]):
-            raise UsageError(f"--set {name}={value}: trl.{kind.__name__} wants {show_type(hints[name])}")
+    check_overrides(kind, config)
     try:
         return kind(**shared_arguments(config) | own | config.overrides)
     except (ValueError, TypeError) as error:
         raise UsageError(f"trl.{kind.__name__} refuses these arguments: {first_line(error)}") from error
 
 
-def takes_text(hint: Any) -> bool:
-    """Whether a string may stand where this type is wanted."""
-    return str in (hint, *get_args(hint))
+def adopt_overrides(kind: type[_BaseConfig], config: C) -> C:
+    """The configuration in which an option that `--set` names as well has the value of `--set`.
+
+    Raises:
+        UsageError: as `build_arguments`, or the option refuses the value.
+    """
+    check_overrides(kind, config)
+    own = {field.name for field in fields(config)}
+    return replace(config, **{name: value for name, value in config.overrides.items() if name in own})
+
+
+def check_overrides(kind: type[_BaseConfig], config: TrainingConfig) -> None:
+    """Raise `UsageError` for an override that is unknown, of another type, or not the user's to set."""
+    known = [field.name for field in fields(kind) if field.init]
+    hints = get_type_hints(kind) | get_type_hints(type(config))
+    for name, value in config.overrides.items():
+        if name in DECIDED:
+            raise UsageError(f"--set {name}: {DECIDED[name]}")
+        if name not in known:
+            raise UsageError(f"--set {name}: no argument of trl.{kind.__name__}{nearest(name, known)}")
+        if not fits(value, hints[name]):
+            raise UsageError(f"--set {name}={value}: trl.{kind.__name__} wants {show_type(hints[name])}")
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value read from YAML is of a type, at every depth."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, option) for option in inner)
+    if origin is Literal:
+        return any(value is choice or (isinstance(choice, str) and value == choice) for choice in inner)
+    if origin is list:
+        return isinstance(value, list) and all(fits(item, inner[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(item, inner[1]) for item in value.values())
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return hint is Any or type(value) is hint
 
 
 def show_type(hint: Any) -> str:
     """A type as a person writes it: `float`, `int | None`."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from toolrl_cli.records import Json
 
 FormatName = Literal["toolrl", "hermes", "llama3", "native"]
+LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
+AUTO = "auto"
 MAY_BE_ZERO = ("seed", "beta")
 RUN_FIELDS = ("output", "seed", "save_steps", "resume", "overwrite", "dry_run")
 WATCHING_FIELDS = ("track", "show_every", "preflight", "force")
@@ -36,8 +38,17 @@ class TrainingConfig:
     data: Annotated[Path, "Examples from toolrl prepare."]
     model: Annotated[str, "Folder, earlier run, .gguf file, Hub id, or smollm2-135m."]
     output: Annotated[Path, "Run folder to write."]
-    tuning: Annotated[Literal["lora", "full"], "Train a LoRA adapter, or all weights."] = "lora"
-    lora_rank: Annotated[int, "Rank of a new LoRA adapter, on all linear layers."] = 16
+    tuning: Annotated[
+        Literal["lora", "qlora", "full"], "Train a LoRA adapter, one on a base in 4 bits, or all weights."
+    ] = "lora"
+    adapter: Annotated[
+        Literal["continue", "merge"], "An adapter that the model has: train it on, or merge it into the base first."
+    ] = "continue"
+    lora_rank: Annotated[int, "Rank of a new LoRA adapter."] = 16
+    lora_alpha: Annotated[int | None, "Scale of a new LoRA adapter is this by its rank (else twice the rank)."] = None
+    lora_targets: Annotated[str, "Layers with a new LoRA adapter: all-linear, or names as q_proj,v_proj."] = (
+        "all-linear"
+    )
     learning_rate: Annotated[float, "Learning rate."]
     batch_size: Annotated[int, "Completions in one optimizer step."]
     micro_batch_size: Annotated[int, "Completions in one forward pass; lower it when memory runs out."] = 8
@@ -84,6 +95,7 @@ class TrainingConfig:
 class SftConfig(TrainingConfig):
     """Supervised fine-tuning."""
 
+    preset: Annotated[Literal["laptop", "single-gpu"] | None, "Options for a kind of machine; others win."] = None
     learning_rate: Annotated[float, "Peak learning rate (cosine schedule)."] = 2e-4
     batch_size: Annotated[int, "Examples in one optimizer step."] = 16
     max_length: Annotated[int, "Longest prompt and completion together, in tokens; more is cut off."] = 2048
@@ -93,9 +105,15 @@ class SftConfig(TrainingConfig):
 class GrpoConfig(TrainingConfig):
     """GRPO; a step takes `batch_size / num_generations` prompts."""
 
+    preset: Annotated[
+        Literal["toolrl-paper", "laptop", "single-gpu"] | None,
+        "Options of the paper, or for a kind of machine; others win.",
+    ] = None
     learning_rate: Annotated[float, "Learning rate (constant)."] = 1e-5
     batch_size: Annotated[int, "Completions in one optimizer step, over all its prompts."] = 32
-    reward: Annotated[str, "Preset, .yaml file of a reward spec, or module:function."] = "fine-grained"
+    reward: Annotated[str, "Preset, .yaml file or module:function, with =WEIGHT; repeat to add them up."] = (
+        "fine-grained"
+    )
     matching: Annotated[
         Literal["optimal", "greedy"] | None, "How calls are paired: as the paper says, or its released code."
     ] = None
@@ -105,10 +123,29 @@ class GrpoConfig(TrainingConfig):
     tools: Annotated[
         Path | None, "Python file whose functions, or class with state, run as tools: trains on whole trajectories."
     ] = None
+    horizon: Annotated[
+        str | None, "Stretch the reward's schedules, made for 105 steps, to so many, or to the run's (auto)."
+    ] = None
+    order: Annotated[
+        Literal["easy-first", "hard-first"] | None, "Order of the examples, by their mean reward in --by."
+    ] = None
+    by: Annotated[Path | None, "Scored completions of the examples (toolrl score -o) for --order."] = None
     num_generations: Annotated[int, "Completions for each prompt: the group."] = 8
+    max_prompt_length: Annotated[int | None, "Longest prompt, in tokens; examples with longer ones are left out."] = (
+        None
+    )
     max_completion_length: Annotated[int, "Longest completion, in tokens."] = 256
     temperature: Annotated[float, "Sampling temperature."] = 1.0
     beta: Annotated[float, "Weight of the KL divergence from the starting model."] = 0.0
+    loss_type: Annotated[LossType, "How TRL sums the loss over tokens."] = "dapo"
+    scale_rewards: Annotated[
+        Literal["group", "batch", "none"],
+        "What advantages are divided by: the deviation of the group, the batch, or 1.",
+    ] = "group"
+    multi_objective_aggregation: Annotated[
+        Literal["sum_then_normalize", "normalize_then_sum"],
+        "Whether the reward's parts are summed before or after that.",
+    ] = "sum_then_normalize"
     drop_flat_groups: Annotated[
         bool, "Replace groups whose rewards are all equal by those of further prompts (DAPO's dynamic sampling)."
     ] = False
@@ -126,6 +163,12 @@ class GrpoConfig(TrainingConfig):
             raise ConfigError(
                 f"--num-generations {self.num_generations}: must be 2 or more and divide --batch-size {self.batch_size}"
             )
+        if self.horizon not in (None, AUTO) and not (str(self.horizon).isdecimal() and int(str(self.horizon))):
+            raise ConfigError(f"--horizon {self.horizon}: must be auto, or a number of steps above 0")
+        if (self.order is None) != (self.by is None):
+            raise ConfigError("--order and --by belong together: --order easy-first --by scored.jsonl")
+        if self.order and "shuffle_dataset" in self.overrides:
+            raise ConfigError("--set shuffle_dataset: --order decides it")
         if self.drop_flat_groups and self.tools:
             raise ConfigError("--drop-flat-groups: samples no dialogues with live tools; leave it or --tools out")
         if self.preflight == 1:

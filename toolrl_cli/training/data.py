@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import DataError, FormatError
+from toolrl_cli.errors import ConfigError, DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.transformers_engine import tokenize_prompt, write_prompt
 from toolrl_cli.jsonl import dump_json, read_records
@@ -52,9 +52,13 @@ def sft_dataset(examples: list[Example], text_format: TextFormat, tokenizer: Any
 
     The target follows the very tokens that GRPO and evaluation prompt with. Rendered as an assistant
     message it would lose its thought, or parts of it, to the chat template of a reasoning model.
+
+    Raises:
+        ConfigError: as `require_shown_tools`.
     """
     from datasets import Dataset
 
+    require_shown_tools(examples, text_format, tokenizer)
     end = end_of_turn(tokenizer)
     rows = []
     for example in examples:
@@ -63,6 +67,17 @@ def sft_dataset(examples: list[Example], text_format: TextFormat, tokenizer: Any
         target = tokenizer(text, add_special_tokens=False)["input_ids"]
         rows.append({"input_ids": prompt + target, "completion_mask": [0] * len(prompt) + [1] * len(target)})
     return Dataset.from_list(rows)
+
+
+def require_shown_tools(examples: list[Example], text_format: TextFormat, tokenizer: Any) -> None:
+    """Raise `ConfigError` when a format leaves the tools to the tokenizer's chat template, and that leaves them out."""
+    prompts = (text_format.render_prompt(example.tools, example.messages) for example in examples)
+    messages, tools = next((prompt for prompt in prompts if prompt.tools), ([], None))
+    if tools and write_prompt(tokenizer, messages, tools) == write_prompt(tokenizer, messages, None):
+        raise ConfigError(
+            f"the model's chat template shows no tools, and the {text_format.name} format leaves them to it; "
+            "use --format toolrl"
+        )
 
 
 def end_of_turn(tokenizer: Any) -> str:
@@ -78,9 +93,14 @@ def grpo_dataset(
     """Columns `prompt`, `id`, `target` and `tools` as JSON strings, and the gold as text, `ground_truth`.
 
     A prompt is its text, or its messages where a tool loop will run. JSON crosses as strings because Arrow would
-    pad differing arguments with nulls.
+        pad differing arguments with nulls.
+
+        Raises:
+            ConfigError: as `require_shown_tools`.
     """
     from datasets import Dataset
+
+    require_shown_tools(examples, text_format, tokenizer)
 
     def prompt(example: Example) -> Any:
         rendered = text_format.render_prompt(example.tools, example.messages)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import ConfigError, DataError
-from toolrl_cli.formats import NATIVE
+from toolrl_cli.errors import DataError
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.manifest import FILE_NAME
+from toolrl_cli.manifest import hash_file
 from toolrl_cli.plugins.trl import BatchScorer
+from toolrl_cli.records import Example
 from toolrl_cli.rewards import find_reward
-from toolrl_cli.training.arguments import build_arguments
+from toolrl_cli.training.arguments import adopt_overrides, build_arguments
 from toolrl_cli.training.completions import Recorder, completion_log
-from toolrl_cli.training.config import GrpoConfig
+from toolrl_cli.training.config import AUTO, GrpoConfig
+from toolrl_cli.training.curriculum import sort_examples
 from toolrl_cli.training.data import grpo_dataset, read_examples
-from toolrl_cli.training.live_tools import load_live_tools
-from toolrl_cli.training.models import quiet_libraries
+from toolrl_cli.training.live_tools import LiveTools, choose_live_format, load_live_tools
+from toolrl_cli.training.models import load_tokenizer, quiet_libraries, resolve_model
+from toolrl_cli.training.plan import drop_long_prompts, grpo_steps, plan_grpo, prompt_lengths, prompts_at_once
 from toolrl_cli.training.run import COMPLETIONS_FILE, Materials, RunSummary, run_training
 from toolrl_cli.training.text_format import choose_format
 from toolrl_cli.training.watching import show_samples
@@ -41,23 +42,18 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     from toolrl_cli.training.preflight import Preflight, rehearse
 
     quiet_libraries()
-    reward = find_reward(config.reward, matching=config.matching, settings=config.reward_settings)
     tools = load_live_tools(config.tools) if config.tools else None
-    text_format = settle_format(config)
-    examples = read_examples(config.data, text_format, config.limit)
-    examples = tools.serve(examples) if tools else examples
-    prompts = config.batch_size // config.num_generations
+    choose = choose_live_format if tools else choose_format
+    text_format = choose(config.model, config.format, config.template)
+    config = adopt_overrides(GRPOConfig, config)
+    arguments = build_arguments(GRPOConfig, config, own_arguments(config))
+    examples = choose_examples(config, text_format, tools)
+    prompts = prompts_at_once(arguments)
     if len(examples) < prompts:
         raise DataError(f"{config.data}: {len(examples)} examples, but a step takes {prompts}; lower --batch-size")
-    own = {
-        "lr_scheduler_type": "constant_with_warmup",
-        "num_generations": config.num_generations,
-        "max_completion_length": config.max_completion_length,
-        "temperature": config.temperature,
-        "beta": config.beta,
-        "reward_weights": list(reward.weights.values()),
-    }
-    arguments = build_arguments(GRPOConfig, config, own)
+    config = settle_horizon(config, grpo_steps(arguments, len(examples)))
+    reward = find_reward(config.reward, matching=config.matching, settings=config.reward_settings)
+    arguments.reward_weights = list(reward.weights.values())
 
     def build_trainer(materials: Materials) -> Trainer:
         stop_ids = {materials.tokenizer.eos_token_id, *stop_token_ids(materials.model.generation_config)}
@@ -80,34 +76,54 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
             trainer.add_callback(Preflight(trainer, recorder, config))
         return trainer
 
-    hashes = {"reward": reward.digest, **({"tools": tools.digest} if tools else {})}
+    files = {"order": config.by, "tools": config.tools}
+    hashes = {"reward": reward.digest} | {name: hash_file(path) for name, path in files.items() if path}
     summary = run_training("grpo", config, text_format, hashes, build_trainer)
-    if config.dry_run and config.preflight and not summary.manifest.finished:
-        return replace(summary, preflight=rehearse(config, arguments, build_trainer))
-    return summary
+    if not config.dry_run:
+        return summary
+    if config.preflight and not summary.manifest.finished:
+        summary = replace(summary, preflight=rehearse(config, arguments, build_trainer))
+    source = resolve_model(config.model)
+    tokenizer = load_tokenizer(source)
+    lengths = prompt_lengths(examples, text_format, tokenizer)
+    golds = tokenizer([text_format.render_target(example.target) for example in examples])["input_ids"]
+    return replace(summary, plan=plan_grpo(config, arguments, lengths, [len(gold) + 1 for gold in golds], source))
 
 
-def settle_format(config: GrpoConfig) -> TextFormat:
-    """The text format of a run; with live tools it is that of the model's chat template, which TRL's tool loop reads.
-
-    Raises:
-        ConfigError: as `choose_format`, or the model was trained in another format than live tools need.
-    """
-    if not config.tools:
-        return choose_format(config.model, config.format, config.template)
-    native = choose_format(config.model, NATIVE)
-    asked = choose_format(config.model, config.format, config.template) if trained_or_told(config) else native
-    if asked.digest != native.digest:
-        raise ConfigError(
-            f"--tools needs the format of the model's chat template, {native.name}, not {asked.name}; "
-            "start from the base model or from a run of toolrl sft --format native"
-        )
-    return native
+def own_arguments(config: GrpoConfig) -> dict[str, Any]:
+    """What GRPO sets of TRL's arguments; LUSPO is defined on whole completions (arXiv 2602.05261)."""
+    return {
+        "lr_scheduler_type": "constant_with_warmup",
+        "num_generations": config.num_generations,
+        "max_completion_length": config.max_completion_length,
+        "temperature": config.temperature,
+        "beta": config.beta,
+        "loss_type": config.loss_type,
+        "importance_sampling_level": "sequence" if config.loss_type == "luspo" else "token",
+        "scale_rewards": config.scale_rewards,
+        "multi_objective_aggregation": config.multi_objective_aggregation,
+        "shuffle_dataset": config.order is None,
+    }
 
 
-def trained_or_told(config: GrpoConfig) -> bool:
-    """Whether the model's run or an option decides the text format."""
-    return bool(config.format or config.template) or (Path(config.model) / FILE_NAME).is_file()
+def choose_examples(config: GrpoConfig, text_format: TextFormat, tools: LiveTools | None) -> list[Example]:
+    """The examples to train on, in their order: those with a prompt of a length that is allowed."""
+    examples = read_examples(config.data, text_format, config.limit)
+    examples = tools.serve(examples) if tools else examples
+    if config.order and config.by:
+        examples = sort_examples(examples, config.order, config.by)
+    if config.max_prompt_length is None:
+        return examples
+    lengths = prompt_lengths(examples, text_format, load_tokenizer(resolve_model(config.model)))
+    return drop_long_prompts(examples, lengths, config.max_prompt_length)
+
+
+def settle_horizon(config: GrpoConfig, steps: int) -> GrpoConfig:
+    """The configuration in which `--horizon` is a setting of the reward, `auto` being the steps of the run."""
+    if config.horizon is None:
+        return config
+    horizon = steps if config.horizon == AUTO else int(config.horizon)
+    return replace(config, reward_settings={**config.reward_settings, "horizon": horizon})
 
 
 def stop_token_ids(generation_config: object) -> list[int]:

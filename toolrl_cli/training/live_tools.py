@@ -12,10 +12,13 @@ from types import ModuleType
 from typing import Any
 
 from toolrl_cli.errors import ConfigError, DataError, first_line, nearest
+from toolrl_cli.formats import NATIVE
+from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.tools import plain_tool
-from toolrl_cli.manifest import hash_file
+from toolrl_cli.manifest import FILE_NAME
 from toolrl_cli.records import Example, Json
 from toolrl_cli.rewards.custom import load_file
+from toolrl_cli.training.text_format import choose_format
 
 OF_THE_ENVIRONMENT = ("reset", "get_reward")
 """Methods that the trainer calls itself; the others are tools."""
@@ -27,13 +30,12 @@ class LiveTools:
 
     `functions` are shared by all rollouts; `environment`, if there is one, is a class of which each
     rollout has its own instance, reset before it. `schemas` are the OpenAI tool objects of the
-    functions and the methods, which the model is shown. `digest` is the hash of the file.
+    functions and the methods, which the model is shown.
     """
 
     functions: tuple[Callable[..., Any], ...]
     environment: type | None
     schemas: tuple[Json, ...]
-    digest: str
 
     @property
     def trainer_options(self) -> Json:
@@ -79,7 +81,24 @@ def load_live_tools(path: Path) -> LiveTools:
     if not tools:
         raise ConfigError(f"--tools {path}: defines no public function and no class with a method reset")
     schemas = tuple(schema_of(path, tool) for tool in tools)
-    return LiveTools(functions, environment, schemas, hash_file(path))
+    return LiveTools(functions, environment, schemas)
+
+
+def choose_live_format(model: str, name: str | None, template: Path | None) -> TextFormat:
+    """The format of the model's chat template, in which TRL's tool loop reads calls.
+
+    Raises:
+        ConfigError: the model was trained in another format, or another one is asked for.
+    """
+    native = choose_format(model, NATIVE)
+    decided = name or template or (Path(model) / FILE_NAME).is_file()
+    asked = choose_format(model, name, template) if decided else native
+    if asked.digest != native.digest:
+        raise ConfigError(
+            f"--tools needs the format of the model's chat template, {native.name}, not {asked.name}; "
+            "start from the base model or from a run of toolrl sft --format native"
+        )
+    return native
 
 
 def import_tools(path: Path) -> ModuleType:

@@ -19,10 +19,12 @@ from toolrl_cli.records import expect
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CONFIG_FILES = ["config.json"]
+BASE_FOLDER = "base"
+"""In the folder of a run whose base has an earlier adapter merged in: that base."""
 WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
@@ -102,7 +104,10 @@ def resolve_folder(path: Path, *, weights: bool = True) -> ModelSource:
 
 
 def name_base(path: Path, manifest: Manifest | None) -> str:
-    """The recorded name of an adapter's base; raise `DataError` when there is none, or it is an adapter too."""
+    """The base in the run folder, else the recorded one; raise `DataError` when there is none, or it is an adapter."""
+    own = path / BASE_FOLDER
+    if (own / "config.json").exists():  # its recorded place is wrong once the run has moved
+        return str(own.resolve())
     adapter = expect(read_json(path / "adapter_config.json"), dict, f"{path}: adapter_config.json")
     name = (manifest.config if manifest else {}).get("base_model") or adapter.get("base_model_name_or_path")
     if not isinstance(name, str):
@@ -197,28 +202,30 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    source: ModelSource, *, trainable: bool = False, full_precision: bool = False
+    source: ModelSource, *, trainable: bool = False, full_precision: bool = False, four_bits: bool = False
 ) -> PreTrainedModel | PeftModel:
     """The model with its adapter, if it has one.
 
     Weights are bfloat16 where the device computes in it, else float32. `full_precision` asks for
-    float32 in any case: small updates of bfloat16 weights would be rounded away.
+    float32 in any case: small updates of bfloat16 weights would be rounded away. `four_bits` holds
+    those of the base in 4 bits (NF4, arXiv 2305.14314) and computes with them as said.
 
     Raises:
         SetupError: the weights cannot be loaded.
     """
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    device = find_device()
-    bfloat16 = not full_precision and (device.type != "cpu" or cpu_computes_bfloat16())
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    device, dtype = find_device(), choose_dtype(full_precision=full_precision)
+    placed = {"quantization_config": four_bit_config(dtype), "device_map": {"": device}} if four_bits else {}
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(source.base, dtype=dtype, output_loading_info=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source.base, dtype=dtype, output_loading_info=True, **placed
+        )
         if found["missing_keys"]:
             raise ValueError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} first")
-        model = model.to(device)
+        if not four_bits:
+            model = model.to(device)
         if source.adapter:
             from peft import PeftModel
 
@@ -226,6 +233,23 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise SetupError(f"{source.adapter or source.base}: cannot be loaded ({first_line(error)})") from error
     return model
+
+
+def choose_dtype(*, full_precision: bool) -> torch.dtype:
+    """What weights are held in; see `load_model`."""
+    import torch
+
+    bfloat16 = not full_precision and (find_device().type != "cpu" or cpu_computes_bfloat16())
+    return torch.bfloat16 if bfloat16 else torch.float32
+
+
+def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """How QLoRA quantizes: NF4, the scales quantized too, products in `dtype`."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def find_device() -> torch.device:

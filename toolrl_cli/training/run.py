@@ -16,6 +16,7 @@ from toolrl_cli.jsonl import read_json, read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Json, expect
 from toolrl_cli.report.plots import plot_run
+from toolrl_cli.training.adapters import check_tuning, new_adapter, save_base, starting_point
 from toolrl_cli.training.callbacks import MetricsLog, StopOnInterrupt, TrimHeap, rewind_log
 from toolrl_cli.training.compat import score_labelled_positions_only
 from toolrl_cli.training.config import TrainingConfig
@@ -38,11 +39,12 @@ STATE_FILES = (STATE_FILE, "optimizer.*", "scheduler.*", "rng_state*")
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run as it stands: its folder, its manifest, the last record of its metrics, and its preflight if it had one."""
+    """A run as it stands: its folder, its manifest, the last record of its metrics; its preflight; a dry run's plan."""
 
     output: Path
     manifest: Manifest
     metrics: Json
+    plan: Json | None = None
     preflight: Json | None = None
 
     def to_json(self) -> Json:
@@ -52,6 +54,7 @@ class RunSummary:
             "finished": self.manifest.finished,
             "config": self.manifest.config,
             "metrics": self.metrics,
+            **({} if self.plan is None else {"plan": self.plan}),
             **({"preflight": self.preflight} if self.preflight else {}),
         }
 
@@ -85,13 +88,19 @@ def run_training(
     score_labelled_positions_only()
     source = resolve_model(config.model)
     refuse_output_over_input(config, source)
-    manifest = describe_run(command, config, source, text_format, hashes)
+    check_tuning(config, source)
+    start = starting_point(config, source)
+    manifest = describe_run(command, config, source, start, text_format, hashes)
     if check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite):
         return summarize_run(config.output)
     if config.dry_run:
         return RunSummary(config.output, manifest, {})
-    materials = load_materials(config, source)
+    unmerged = start is not source and not (config.resume and start.base.exists())
+    materials = load_materials(config, source if unmerged else start)
     open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
+    if unmerged:
+        save_base(materials.model, materials.tokenizer, start.base, full_precision=config.tuning == "full")
+        materials = load_materials(config, start)
     if text_format.template is not None:
         (config.output / TEMPLATE_FILE).write_bytes(text_format.template.encode())
     trainer = construct(build_trainer, materials, config)
@@ -182,12 +191,17 @@ def read_checkpoints(folder: Path) -> dict[Path, TrainerState]:
 
 
 def describe_run(
-    command: str, config: TrainingConfig, source: ModelSource, text_format: TextFormat, hashes: dict[str, str]
+    command: str,
+    config: TrainingConfig,
+    source: ModelSource,
+    start: ModelSource,
+    text_format: TextFormat,
+    hashes: dict[str, str],
 ) -> Manifest:
-    """The manifest of a run that begins."""
+    """The manifest of a run that begins: `source` is the model it was given, `start` what it trains."""
     return Manifest.create(
         command,
-        config.recorded() | {"base_model": source.base_name},
+        config.recorded() | {"base_model": start.base_name},
         seed=config.seed,
         format=text_format.name,
         hashes={"data": hash_file(config.data), "format": text_format.digest, **hashes},
@@ -198,20 +212,17 @@ def describe_run(
 def load_materials(config: TrainingConfig, source: ModelSource) -> Materials:
     """Load the model and decide on its adapter: an earlier run's adapter is trained on, else a new one made.
 
-    Raises:
-        ConfigError: full tuning is asked for on top of an adapter.
+    One that is to be merged is loaded in float32, so that merging loses nothing.
     """
-    if source.adapter and config.tuning == "full":
-        raise ConfigError(f"{source.adapter}: is a LoRA run; --tuning full needs a full model to start from")
-    peft_config = None
-    if config.tuning == "lora" and not source.adapter:
-        from peft import LoraConfig
-
-        peft_config = LoraConfig(
-            r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-    model = load_model(source, trainable=True, full_precision=config.tuning == "full")
-    return Materials(model, load_tokenizer(source), peft_config)
+    merging = config.adapter == "merge" and source.adapter is not None
+    model = load_model(
+        source,
+        trainable=True,
+        full_precision=config.tuning == "full" or merging,
+        four_bits=config.tuning == "qlora" and not merging,
+    )
+    wanted = config.tuning != "full" and not source.adapter
+    return Materials(model, load_tokenizer(source), new_adapter(config) if wanted else None)
 
 
 def refuse_output_over_input(config: TrainingConfig, source: ModelSource) -> None:
