@@ -1,10 +1,8 @@
 """GRPO that computes each prompt once for its whole group instead of once a completion.
 
-A group's completions share their prompt, so the prompt's keys and values are computed in one
-forward, with gradients, and gathered to the rows; gradients of the rows add up in the gather. The
-prefix is the prompt without its last token: each row then feeds that token and its completion
-without the last one, which are just the positions that predict the completion. The result is that
-of stock TRL up to the order of floating-point sums.
+In generation the prompt's keys and values are computed in one forward and given to each row; the
+log-probabilities come from one packed sequence a micro-batch (`packed.py`). The result is that of
+stock TRL up to the order of floating-point sums.
 """
 
 from __future__ import annotations
@@ -14,17 +12,21 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import pad
 from transformers import DynamicCache
 from trl import GRPOTrainer
 
 from toolrl_cli.inference.shared_prefix import causal_model, supports_shared_prefix
+from toolrl_cli.training.packed import completion_logps, distinct_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     LogProbabilities = tuple[Tensor, Tensor | None, Tensor | None]
     MicroBatch = dict[str, Any]
+
+
+UNSHARDED = ("NO", "MULTI_CPU", "MULTI_GPU")
+"""Kinds of distribution in which each process holds the whole model."""
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
@@ -49,7 +51,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: MicroBatch) -> Tensor:
         """TRL's loss; where every advantage is 0 its gradient is 0 too, and no backward is computed."""
         regularised = self.beta != 0.0 or self._entropy_bonus_enabled or self.aux_loss_enabled
-        if inputs["advantages"].any() or regularised or not model.training or not self._shares_prefix():
+        alone = self.accelerator.distributed_type == "NO"  # others wait for the gradients of each backward
+        if inputs["advantages"].any() or regularised or not (alone and model.training and self._shares_prefix()):
             loss: Tensor = super()._compute_loss(model, inputs)
             return loss
         with torch.no_grad():
@@ -69,7 +72,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         **modalities: Any,
     ) -> LogProbabilities:
         given = any(value is not None for value in modalities.values())
-        if not self._shares_prefix() or self.args.gradient_checkpointing or compute_aux_loss or given:
+        if not self._shares_prefix() or compute_aux_loss or given:
             options = (logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
             stock: LogProbabilities = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, *options, **modalities
@@ -102,9 +105,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             del model.generate
 
     def _shares_prefix(self) -> bool:
-        """Data-parallel wrappers expect one forward a backward, so sharing is for one process, and for text alone."""
-        alone = self.accelerator.distributed_type == "NO" and not self._is_vlm
-        return alone and supports_shared_prefix(self.accelerator.unwrap_model(self.model))
+        """Whether this model and these processes are known to compute the same with shared prefixes."""
+        known = self.accelerator.distributed_type in UNSHARDED and not self._is_vlm
+        return known and supports_shared_prefix(self.accelerator.unwrap_model(self.model))
 
 
 def gather_groups(micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
@@ -132,22 +135,6 @@ def holds_rows(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
-def distinct_rows(prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Find equal prompts in a padded batch.
-
-    Args:
-        prompt_ids: (rows, prompt length) token ids.
-        prompt_mask: the same shape, 0 on padding.
-
-    Returns: the first row of each distinct prompt (distinct,), and for each row the index of its prompt (rows,).
-    """
-    keys = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(prompt_ids, prompt_mask, strict=True)]
-    order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
-    first = [keys.index(key) for key in order]
-    owner = [order[key] for key in keys]
-    return torch.tensor(first, device=prompt_ids.device), torch.tensor(owner, device=prompt_ids.device)
-
-
 def prefill(model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> DynamicCache:
     """Keys and values of all prompt positions but the last, computed once a distinct prompt, one row a prompt row.
 
@@ -169,38 +156,6 @@ def prefill(model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> DynamicCache
     )
     cache.batch_select_indices(owner)
     return cache
-
-
-def completion_logps(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, length: int
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probability and entropy of each completion token.
-
-    Args:
-        model: a model with TRL's fused LM head.
-        input_ids: (rows, prompt + completion), prompts left-padded, completions right-padded.
-        attention_mask: the same shape, 0 on padding.
-        length: completion positions at the end of each row.
-
-    Returns: two tensors (rows, length), 0 on padding; no entropy where the head computes none.
-    """
-    used = attention_mask.any(dim=0).nonzero()
-    total = input_ids.size(1)
-    start, end = max(0, min(int(used[0]), total - length - 2)), max(int(used[-1]), total - length) + 1
-    padding = total - end
-    ids, mask = input_ids[:, start:end], attention_mask[:, start:end]
-    split = ids.size(1) - length + padding
-    cache = prefill(model, ids[:, :split], mask[:, :split])
-    output = model(
-        input_ids=ids[:, split - 1 : -1],
-        attention_mask=mask[:, :-1],
-        position_ids=positions(mask[:, :-1])[:, split - 1 :],
-        past_key_values=cache,
-        shift_labels=ids[:, split:].masked_fill(mask[:, split:] == 0, -100),
-        fused_lm_head=True,
-    )
-    entropy = None if output.entropy is None else pad(output.entropy, (0, padding))
-    return pad(output.log_probs, (0, padding)), entropy
 
 
 def positions(mask: Tensor) -> Tensor:
