@@ -5,6 +5,7 @@ Models are random, in float64; TRL's fused head works in float32 inside, which s
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -22,7 +23,8 @@ import trl.trainer.utils
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from toolrl_cli.inference.shared_prefix import supports_shared_prefix
+from toolrl_cli.errors import ConfigError
+from toolrl_cli.inference.shared_prefix import prefix_obstacle
 from toolrl_cli.training.compat import score_labelled_positions_only
 from toolrl_cli.training.packed import distinct_rows
 from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
@@ -51,14 +53,18 @@ SHARING: dict[str, dict[str, Any]] = {
     "Gemma": {},
     "Gemma3Text": {"layer_types": FULL, "sliding_window": 4, "query_pre_attn_scalar": 8},
     "GPTNeoX": {},
+    "Mistral": {"sliding_window": 11},
 }
-FALLING_BACK: dict[str, dict[str, Any]] = {
-    "Gemma3Text": {"sliding_window": 4, "query_pre_attn_scalar": 8},
-    "Mistral": {"sliding_window": 4},
-    "Qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-    "Mamba": {"state_size": 4},
-    "Lfm2": {"layer_types": ["conv", "full_attention"]},
-    "Bloom": {},
+SLIDING = "the model's sliding window of 4 tokens is shorter than a text of 11"
+STATE = "a layer of the model keeps a state instead of keys and values"
+FALLING_BACK: dict[str, tuple[dict[str, Any], str]] = {
+    "Gemma3Text": ({"sliding_window": 4, "query_pre_attn_scalar": 8}, SLIDING),
+    "Mistral": ({"sliding_window": 4}, SLIDING),
+    "Qwen2": ({"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, SLIDING),
+    "Mamba": ({"state_size": 4}, "the model takes no cache or no positions"),
+    "Lfm2": ({"layer_types": ["conv", "full_attention"]}, STATE),
+    "Bloom": ({}, "the model takes no cache or no positions"),
+    "GPT2": ({}, "the model's positions are not rotary, or change with the length"),
 }
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15, 16, 17, 18, 19]]
 OWNERS = [0, 1, 1, 2, 0, 2, 2]
@@ -74,8 +80,8 @@ def build_model(kind: str, options: dict[str, Any]) -> Any:
     """A random causal language model of an architecture, in float64."""
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**SIZES | options)
-    architecture = {"Gemma3Text": "Gemma3"}.get(kind, kind)
-    model = getattr(transformers, f"{architecture}ForCausalLM")(config).double()
+    architecture = {"Gemma3Text": "Gemma3ForCausalLM", "GPT2": "GPT2LMHeadModel"}.get(kind, f"{kind}ForCausalLM")
+    model = getattr(transformers, architecture)(config).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model
@@ -92,7 +98,10 @@ def add_lora(model: Any) -> Any:
 
 @pytest.fixture
 def build_trainer(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Builds a trainer around a model, rewarding by length; TRL's head is left as TRL has it."""
+    """Builds a trainer around a model, rewarding by length, that takes its own word for its first batch.
+
+    TRL's head is left as TRL has it.
+    """
     from datasets import Dataset
     from transformers import AutoTokenizer
 
@@ -103,7 +112,15 @@ def build_trainer(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def length(completion_ids: list[list[int]], **columns: Any) -> list[float]:
         return [float(sum(ids)) for ids in completion_ids]
 
-    def build(model: Any, kind: type[GRPOTrainer] = SharedPrefixGRPOTrainer, *, folder: Path, **options: Any) -> Any:
+    def build(
+        model: Any,
+        kind: type[GRPOTrainer] = SharedPrefixGRPOTrainer,
+        *,
+        folder: Path,
+        shared_prefix: str = "auto",
+        unchecked: bool = True,
+        **options: Any,
+    ) -> Any:
         settings: dict[str, Any] = {
             "bf16": False,
             "per_device_train_batch_size": 4,
@@ -119,7 +136,12 @@ def build_trainer(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             **options,
         }
         arguments = GRPOConfig(str(folder), **settings)
-        return kind(model, length, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+        own = {"shared_prefix": shared_prefix} if kind is SharedPrefixGRPOTrainer else {}
+        trainer = kind(
+            model, length, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, **own
+        )
+        trainer._checked = unchecked
+        return trainer
 
     return partial(build, folder=tmp_path / "out")
 
@@ -247,16 +269,98 @@ def test_greedy_tokens_are_those_of_trl(
 
 
 @pytest.mark.parametrize("kind", FALLING_BACK)
-def test_models_that_forget_or_take_no_positions_fall_back(kind: str) -> None:
-    assert not supports_shared_prefix(build_model(kind, FALLING_BACK[kind]))
+def test_models_that_forget_or_take_no_positions_fall_back(
+    kind: str, build_trainer: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = FALLING_BACK[kind][1]
+    assert prefix_obstacle(build_model(kind, FALLING_BACK[kind][0]), 11) == reason
+    with pytest.raises(ConfigError, match=f"^--shared-prefix on: {reason}$"):
+        compute(build_trainer(build_model(kind, FALLING_BACK[kind][0]), shared_prefix="on"), SharedPrefixGRPOTrainer)
+    assert capsys.readouterr().err == ""
 
 
-def test_a_sliding_window_computes_as_trl_does(build_trainer: Callable[..., Any]) -> None:
-    trainer = build_trainer(build_model("Mistral", FALLING_BACK["Mistral"]))
+@pytest.mark.parametrize("kind", ["Mistral", "Gemma3Text"])
+def test_a_sliding_window_computes_as_trl_does(
+    kind: str, build_trainer: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, reason = FALLING_BACK[kind]
+    trainer = build_trainer(build_model(kind, options))
     with counted_rows(trainer) as rows:
         ours = compute(trainer, SharedPrefixGRPOTrainer)
     assert rows == [(4, 11), (3, 11)]
     assert largest_difference(ours[:2], compute(trainer, GRPOTrainer)[:2]) == 0.0
+    assert capsys.readouterr().err == f"each prompt is computed once a completion, not once a group: {reason}\n"
+
+
+OBSTACLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "compiled": ({}, {"torch_compile": True}, "torch.compile would compile anew for each length"),
+    "dropout": ({"attention_dropout": 0.1}, {}, "dropout is on, and a group would share it"),
+    "capped": ({"attn_logit_softcapping": 30.0}, {}, "the model's attention caps its scores"),
+    "attention": ({"attn_implementation": "flex_attention"}, {}, "the model's attention is flex_attention"),
+}
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_settings_that_forbid_sharing_are_named(
+    name: str, build_trainer: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, options, reason = OBSTACLES[name]
+    trainer = build_trainer(build_model("Llama", model), **options)
+    assert trainer._obstacle == reason
+    assert capsys.readouterr().err.count(reason) == 1
+    with pytest.raises(ConfigError, match=reason):
+        build_trainer(build_model("Llama", model), shared_prefix="on", **options)
+
+
+def test_lora_dropout_forbids_sharing(build_trainer: Callable[..., Any]) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = build_trainer(get_peft_model(build_model("Llama", {}), config))
+    assert trainer._obstacle == "dropout is on, and a group would share it"
+    model = get_peft_model(build_model("Llama", {}), config)
+    assert build_trainer(model, disable_dropout=True)._obstacle is None
+
+
+def test_off_leaves_everything_to_trl(build_trainer: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = build_trainer(build_model("Llama", {}), shared_prefix="off")
+    with counted_rows(trainer) as rows:
+        compute(trainer, SharedPrefixGRPOTrainer)
+    assert rows == [(4, 11), (3, 11)]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_first_batch_is_compared_with_trl(build_trainer: Callable[..., Any]) -> None:
+    trainer = build_trainer(build_model("Llama", {}), unchecked=False)
+    state = torch.get_rng_state()
+    with counted_rows(trainer) as rows:
+        ours = compute(trainer, SharedPrefixGRPOTrainer)
+    assert rows == [(2, 11), (1, 6 + 4 + 1), *PACKED]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_equal(ours, compute(trainer, GRPOTrainer))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda query, key, value, scaling: query * 2, r"log-probabilities differ by \S+ on average"),
+        (lambda query, key, value, scaling: query @ value, r"it fails on this model \(.+\)"),
+    ],
+)
+def test_a_wrong_result_is_found_before_it_is_used(
+    wrong: Callable[..., Any],
+    reason: str,
+    build_trainer: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("toolrl_cli.training.packed.attend_rows", wrong)
+    trainer = build_trainer(build_model("Llama", {}), unchecked=False)
+    ours = compute(trainer, SharedPrefixGRPOTrainer)
+    assert largest_difference(ours[:2], compute(trainer, GRPOTrainer)[:2]) == 0.0
+    assert re.search(f"not once a group: {reason}", capsys.readouterr().err)
+    with pytest.raises(ConfigError, match=reason):
+        compute(build_trainer(build_model("Llama", {}), unchecked=False, shared_prefix="on"), SharedPrefixGRPOTrainer)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

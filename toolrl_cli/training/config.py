@@ -11,6 +11,7 @@ from toolrl_cli.errors import ConfigError
 if TYPE_CHECKING:
     from toolrl_cli.records import Json
 
+SharedPrefix = Literal["auto", "on", "off"]
 FormatName = Literal["toolrl", "hermes", "llama3", "native"]
 MAY_BE_ZERO = ("seed", "beta")
 RUN_FIELDS = ("output", "seed", "save_steps", "resume", "overwrite", "dry_run")
@@ -87,6 +88,9 @@ class GrpoConfig(TrainingConfig):
     max_completion_length: Annotated[int, "Longest completion, in tokens."] = 256
     temperature: Annotated[float, "Sampling temperature."] = 1.0
     beta: Annotated[float, "Weight of the KL divergence from the starting model."] = 0.0
+    shared_prefix: Annotated[
+        SharedPrefix, "Compute each prompt once for its group: where that applies, always, or never."
+    ] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what no group can be made of; raise `ConfigError`."""

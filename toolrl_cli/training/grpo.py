@@ -59,6 +59,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
             train_dataset=grpo_dataset(examples, text_format),
             processing_class=materials.tokenizer,
             peft_config=materials.peft_config,
+            shared_prefix=config.shared_prefix,
         )
 
     return run_training("grpo", config, text_format, {"reward": reward.digest}, build_trainer)

@@ -15,8 +15,11 @@ import torch
 from transformers import DynamicCache
 from trl import GRPOTrainer
 
-from toolrl_cli.inference.shared_prefix import causal_model, supports_shared_prefix
-from toolrl_cli.training.packed import completion_logps, distinct_rows
+from toolrl_cli.console import log
+from toolrl_cli.errors import ConfigError, first_line
+from toolrl_cli.inference.shared_prefix import causal_model, prefix_obstacle
+from toolrl_cli.training.config import SharedPrefix
+from toolrl_cli.training.packed import ATTENTION, completion_logps, distinct_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,12 +30,30 @@ if TYPE_CHECKING:
 
 UNSHARDED = ("NO", "MULTI_CPU", "MULTI_GPU")
 """Kinds of distribution in which each process holds the whole model."""
+ATTENTIONS = ("eager", "sdpa", ATTENTION)
+BOUNDS = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Mean difference of a token's log-probability that rounding explains; TRL's head computes in float32 at most."""
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
-    """TRL's trainer with a shared prefix in generation and in the log-probabilities, where that applies."""
+    """TRL's trainer with a shared prefix in generation and in the log-probabilities, where that applies.
+
+    Args:
+        shared_prefix: `auto` leaves everything to TRL where sharing does not apply, and logs why;
+            `on` raises `ConfigError` there, when it is built or at the first batch that shows it; `off` never shares.
+
+    The other arguments are TRL's.
+    """
 
     _buffered_inputs: list[MicroBatch] | None
+
+    def __init__(self, *args: Any, shared_prefix: SharedPrefix = "auto", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._shared_prefix = shared_prefix
+        self._obstacle = trainer_obstacle(self)
+        self._checked = False
+        self._told = set[str]()
+        self._shares_prefix()
 
     def _prepare_inputs(self, generation_batch: MicroBatch) -> MicroBatch:
         """TRL's inputs, with the rows of an optimizer step ordered so that its micro-batches cut few groups."""
@@ -71,8 +92,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **modalities: Any,
     ) -> LogProbabilities:
-        given = any(value is not None for value in modalities.values())
-        if not self._shares_prefix() or compute_aux_loss or given:
+        if not self._passes_check(model, input_ids, attention_mask, logits_to_keep):
             options = (logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
             stock: LogProbabilities = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, *options, **modalities
@@ -89,7 +109,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         own_cache = self.use_vllm or self.use_transformers_continuous_batching or self.args.cache_implementation
-        if own_cache or not self._shares_prefix():
+        length = max(map(len, prompt_ids)) + self.max_completion_length
+        if own_cache or not self._shares_prefix(length):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
         stock = model.generate
@@ -104,10 +125,73 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         finally:
             del model.generate
 
-    def _shares_prefix(self) -> bool:
-        """Whether this model and these processes are known to compute the same with shared prefixes."""
-        known = self.accelerator.distributed_type in UNSHARDED and not self._is_vlm
-        return known and supports_shared_prefix(self.accelerator.unwrap_model(self.model))
+    def _shares_prefix(self, length: int = 0) -> bool:
+        """Whether rows of up to `length` tokens share their prefixes; what forbids it is logged once, or raised."""
+        if self._shared_prefix == "off":
+            return False
+        reason = prefix_obstacle(self.accelerator.unwrap_model(self.model), length) or self._obstacle
+        if reason is None:
+            return True
+        if self._shared_prefix == "on":
+            raise ConfigError(f"--shared-prefix on: {reason}")
+        if reason not in self._told:
+            log(f"each prompt is computed once a completion, not once a group: {reason}")
+            self._told.add(reason)
+        return False
+
+    def _passes_check(self, model: Any, input_ids: Tensor, attention_mask: Tensor, length: int) -> bool:
+        """Whether the rows share their prefixes; the first that do are compared with TRL's own computation."""
+        longest = int(attention_mask.sum(1).max())
+        if self._shares_prefix(longest) and not self._checked:
+            self._checked = True
+            with torch.no_grad():
+                self._obstacle = self._compare_with_stock(model, input_ids, attention_mask, length)
+        return self._shares_prefix(longest)
+
+    def _compare_with_stock(self, model: Any, input_ids: Tensor, attention_mask: Tensor, length: int) -> str | None:
+        """What speaks against sharing after two completions of the first prompt are computed both ways."""
+        split = input_ids.size(1) - length
+        _, owner = distinct_rows(input_ids[:, :split], attention_mask[:, :split])
+        rows = (owner == 0).nonzero().flatten()[:2]
+        ids, mask, inner = input_ids[rows], attention_mask[rows], self.accelerator.unwrap_model(model)
+        stock, _, _ = super()._get_per_token_logps_and_entropies(inner, ids, mask, length)
+        try:
+            with self.accelerator.autocast():
+                shared, _ = completion_logps(inner, ids, mask, length)
+        except (TypeError, ValueError, RuntimeError) as error:
+            return f"it fails on this model ({first_line(error)})"
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else inner.dtype
+        difference = float((shared - stock).abs().sum() / mask[:, split:].sum().clamp(min=1))
+        if difference < BOUNDS[dtype]:
+            return None
+        return f"log-probabilities differ by {difference:.2g} on average, more than {dtype} explains"
+
+
+def trainer_obstacle(trainer: GRPOTrainer) -> str | None:
+    """What in the settings of a run forbids to share prefixes."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    inner, distributed = causal_model(model), trainer.accelerator.distributed_type
+    config = inner.config.get_text_config()
+    attention = config._attn_implementation
+    own_attention = inner._supports_sdpa and inner._can_set_attn_implementation()
+    obstacles = {
+        "the model is multimodal": trainer._is_vlm,
+        f"{distributed} splits the model over the processes": distributed not in UNSHARDED,
+        "torch.compile would compile anew for each length": trainer.args.torch_compile,
+        "the router's loss counts each prompt once a completion": trainer.aux_loss_enabled,
+        f"the model's attention is {attention}": attention not in ATTENTIONS or not own_attention,
+        "the model's attention caps its scores": getattr(config, "attn_logit_softcapping", None) is not None,
+        "a prompt-learning adapter adds tokens": getattr(model, "active_peft_config", None) is not None
+        and model.active_peft_config.is_prompt_learning,
+        "dropout is on, and a group would share it": has_dropout(model),
+    }
+    return next((reason for reason, holds in obstacles.items() if holds), None)
+
+
+def has_dropout(model: Any) -> bool:
+    """Whether training the model draws any dropout."""
+    rate = getattr(causal_model(model).config.get_text_config(), "attention_dropout", 0.0)
+    return bool(rate) or any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 def gather_groups(micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
