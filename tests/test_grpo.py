@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +155,23 @@ def test_an_interrupted_run_resumes_and_ends_as_if_unbroken(
     assert resumed["completions.jsonl"] == whole["completions.jsonl"]
     assert resumed["adapter_model.safetensors"] == whole["adapter_model.safetensors"]
     assert [row["step"] for row in read_rows(tmp_path / "broken/metrics.jsonl")] == [1, 2, 3]
+
+
+def test_what_forbids_shared_prefixes_is_said_or_refused(
+    cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(settings | {"attention_dropout": 0.1}))
+    words = ["grpo", examples_file, "--model", model, "--num-generations", 2, "--batch-size", 2, "--max-steps", 1]
+    words += ["--max-completion-length", 4]
+    line = refusal(cli(*words, "-o", tmp_path / "on", "--shared-prefix", "on"))
+    assert line == "--shared-prefix on: dropout is on, and a group would share it"
+    assert not (tmp_path / "on").exists()
+    done = cli(*words, "-o", tmp_path / "auto")
+    reason = "each prompt is computed once a completion, not once a group: dropout is on, and a group would share it"
+    assert (done.exit_code, done.stderr.splitlines()[0]) == (0, reason)
+    assert done.stderr.count("dropout") == 1
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])

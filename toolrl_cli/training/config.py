@@ -14,6 +14,7 @@ from toolrl_cli.training.sentinels import read_limits
 if TYPE_CHECKING:
     from toolrl_cli.records import Json
 
+SharedPrefix = Literal["auto", "on", "off"]
 FormatName = Literal["toolrl", "hermes", "llama3", "native"]
 LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
 AUTO = "auto"
@@ -184,6 +185,9 @@ class GrpoConfig(TrainingConfig):
     ] = None
     force: Annotated[bool, "Train even where the preflight finds no signal."] = False
     show_every: Annotated[int | None, "Show a sample of the completions with their reasons every so many steps."] = None
+    shared_prefix: Annotated[
+        SharedPrefix, "Compute each prompt once for its group: where that applies, always, or never."
+    ] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what no group can be made of; raise `ConfigError`."""

@@ -70,6 +70,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
             train_dataset=grpo_dataset(examples, text_format, materials.tokenizer, as_messages=tools is not None),
             processing_class=materials.tokenizer,
             peft_config=materials.peft_config,
+            shared_prefix=config.shared_prefix,
             recorder=recorder,
             rounds=config.resample_rounds * config.drop_flat_groups,
             **(tools.trainer_options if tools else {}),
