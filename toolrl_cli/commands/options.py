@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields
-from importlib.resources import files
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
@@ -35,6 +34,8 @@ def load_preset(ctx: typer.Context, name: str | None) -> str | None:
         ConfigError: as `load_config`.
     """
     if name is not None:
+        from importlib.resources import files
+
         path = Path(str(files("toolrl_cli.training").joinpath("presets", str(ctx.info_name), f"{name}.yaml")))
         ctx.default_map = {**read_options(ctx, path), **(ctx.default_map or {})}
     return name
