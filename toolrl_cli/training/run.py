@@ -65,8 +65,8 @@ class RunSummary:
     output: Path
     manifest: Manifest
     metrics: Json
-    plan: Json | None = None
     preflight: Json | None = None
+    plan: Json | None = None
 
     def to_json(self) -> Json:
         """The record as JSON values."""
