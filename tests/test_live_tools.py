@@ -197,3 +197,16 @@ def test_trajectories_read_as_one_step() -> None:
     assert text_of([thinking, returned], "hermes") == f"<think>\nA pen.\n</think>\n\n{block}"
     assert text_of([CALLED, returned, broken], "hermes") == broken["content"]
     assert text_of([CALLED, returned, said], "llama3") == '{"name": "put", "parameters": {"thing": "pen"}}'
+
+
+def test_a_preflight_samples_whole_dialogues(
+    cli: InProcess, tasks: Path, caller: Path, drawer: Path, tmp_path: Path
+) -> None:
+    words = ("--preflight", 3, "--dry-run", "--force", "--json")
+    done = cli(*grpo(tasks, caller, drawer, tmp_path / "run", *words))
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)["preflight"]
+    assert (report["prompts"], report["samples"], report["rewards"]["n"]) == (2, 3, 6)
+    assert report["rewards"]["outcomes"]["exact"] > 0
+    assert report["cost"]["training_seconds_per_step"] > 0
+    assert not (tmp_path / "run").exists()

@@ -122,6 +122,13 @@ def progress_bar(*, in_bytes: bool = False) -> Iterator[Progress]:
         yield progress
 
 
+def log_beside(progress: Progress, message: str) -> None:
+    """Print one line to stderr, in a terminal above the bar and with its numbers in colour."""
+    if progress.disable:
+        return log(message)
+    return progress.console.print(message, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def progress_counter(description: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that is told the number done and the number of all."""
@@ -174,24 +181,27 @@ def print_diff(lines: Iterable[str], *, stderr: bool = False) -> None:
         write(render(console, Text(printable, style=style)), stderr=stderr)
 
 
-def print_sections(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """Print a title and named texts: the texts of a row beside each other in a terminal, all below each other else."""
+def print_sections(title: str, rows: Sequence[Mapping[str, str]], *, stderr: bool = False) -> None:
+    """Print a title and named texts: the texts of a row beside each other in a terminal, all below each other else.
+
+    They go to stdout, or to stderr when it is for a person alone.
+    """
     from rich.console import Console
     from rich.rule import Rule
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=stderr)
     if not console.file.isatty():
         sections = [f"{name}:\n{indent(printable(text), '  ')}\n" for row in rows for name, text in row.items()]
-        return print_text("\n".join([f"== {printable(title)}", "", *sections]))
-    write(render(console, Rule(Text(printable(title)), align="left")))
+        return write("\n".join([f"== {printable(title)}", "", *sections, ""]), stderr=stderr)
+    write(render(console, Rule(Text(printable(title)), align="left")), stderr=stderr)
     for row in rows:
         table = Table(expand=True)
         for name in row:
             table.add_column(Text(name), ratio=1, overflow="fold")
         table.add_row(*(Text(printable(text)) for text in row.values()))
-        write(render(console, table))
+        write(render(console, table), stderr=stderr)
     return None
 
 

@@ -114,7 +114,7 @@ RewardSettings = Annotated[
     typer.Option("--set-reward", help="A value of the reward spec, as part.key=value; repeat for more."),
 ]
 NAMES = {"output": ("--output", "-o")}
-SETTINGS = {"overrides": "--set", "reward_settings": "--set-reward"}
+SETTINGS = {"overrides": "--set", "reward_settings": "--set-reward", "sentinels": "--sentinel"}
 SUMS = ("reward",)
 """Fields whose option may be repeated, the values joined by commas."""
 
@@ -168,13 +168,20 @@ def parameter_of(field: Field[Any], hint: Any) -> Parameter:
     if field.name in SETTINGS:
         return keyword_only(field.name, Annotated[list[str], typer.Option(SETTINGS[field.name], help=text)], [])
     names = NAMES.get(field.name, (f"--{field.name.replace('_', '-')}",))
-    default = Parameter.empty if field.default is MISSING else field.default
+    default = default_of(field)
     if field.name in SUMS:
         kind, default = list[str], [default]
     if field.name == "preset":
         chosen = typer.Option(*names, callback=load_preset, is_eager=True, help=text)
         return keyword_only(field.name, Annotated[kind, chosen], default)
     return keyword_only(field.name, Annotated[kind, typer.Option(*names, readable=False, help=text)], default)
+
+
+def default_of(field: Field[Any]) -> Any:
+    """What stands for an option that is not given; `Parameter.empty` where it must be."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return Parameter.empty if field.default is MISSING else field.default
 
 
 def keyword_only(name: str, hint: Any, default: Any) -> Parameter:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_or
 
 from toolrl_cli.errors import UsageError, first_line, nearest
 from toolrl_cli.training.config import TrainingConfig
+from toolrl_cli.training.launch import world_size
 from toolrl_cli.training.models import find_device
 
 if TYPE_CHECKING:
@@ -92,23 +93,28 @@ def show_type(hint: Any) -> str:
 def shared_arguments(config: TrainingConfig) -> dict[str, Any]:
     """Arguments that SFT and GRPO set alike."""
     on_cpu = find_device().type == "cpu"
-    micro_batch_size = min(config.micro_batch_size, config.batch_size)
+    micro_batch_size, accumulation_steps = config.share_batch(world_size())
     return {
         "output_dir": str(config.output / "checkpoints"),
         "per_device_train_batch_size": micro_batch_size,
-        "gradient_accumulation_steps": config.batch_size // micro_batch_size,
+        "gradient_accumulation_steps": accumulation_steps,
         "learning_rate": config.learning_rate,
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": config.save_steps,
-        "save_total_limit": 1,
+        "save_total_limit": 2,
         "seed": config.seed,
         "bf16": True,
         "use_cpu": on_cpu,
         "gradient_checkpointing": not on_cpu,
         "dataloader_pin_memory": not on_cpu,
-        "report_to": "none",
+        "ddp_find_unused_parameters": False,
+        "report_to": [str(tracker) for tracker in config.track] or "none",
+        "run_name": str(config.output),
+        "project": "toolrl",
+        "trackio_static_space_id": False,  # else pushing a model would publish its logs too
         "disable_tqdm": True,
     }

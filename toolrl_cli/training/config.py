@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import ConfigError, SetupError
+from toolrl_cli.training.sentinels import read_limits
 
 if TYPE_CHECKING:
     from toolrl_cli.records import Json
 
+SharedPrefix = Literal["auto", "on", "off"]
 FormatName = Literal["toolrl", "hermes", "llama3", "native"]
 LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
 AUTO = "auto"
 MAY_BE_ZERO = ("seed", "beta")
-RUN_FIELDS = ("output", "seed", "save_steps", "resume", "overwrite", "dry_run")
+RUN_FIELDS = (
+    *("output", "seed", "save_steps", "sentinels", "resume", "overwrite", "dry_run"),
+    *("num_processes", "accelerate_config", "push_to_hub"),
+)
+WATCHING_FIELDS = ("track", "show_every", "preflight", "force")
+"""What tells of a run and leaves its result as it is."""
+
+
+class Tracker(StrEnum):
+    """Where metrics can be reported to, named as their packages are."""
+
+    TRACKIO = "trackio"
+    WANDB = "wandb"
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,26 +67,54 @@ class TrainingConfig:
     overrides: Annotated[dict[str, Any], "Any argument of the TRL config class, as key=value."] = field(
         default_factory=dict
     )
+    track: Annotated[list[Tracker], "Also report the metrics to this tracker; repeat for more."] = field(
+        default_factory=list
+    )
+    sentinels: Annotated[dict[str, Any], "Limit of what stops a run gone wrong, as name=limit or name=off."] = field(
+        default_factory=dict
+    )
+    num_processes: Annotated[int | None, "Processes that share a batch, one a device."] = None
+    accelerate_config: Annotated[Path | None, "File of accelerate config: FSDP, DeepSpeed, several machines."] = None
+    push_to_hub: Annotated[str | None, "ORG/NAME on the Hub to upload the finished run to, private if new."] = None
     resume: Annotated[bool, "Continue an interrupted run from its last checkpoint."] = False
     overwrite: Annotated[bool, "Replace an output that exists."] = False
     dry_run: Annotated[bool, "Check everything, print the resolved plan and stop."] = False
 
     def __post_init__(self) -> None:
-        """Refuse what no run can be made of; raise `ConfigError`."""
+        """Refuse what no run can be made of: raise `ConfigError`, or `SetupError` for a tracker that is missing."""
         for name, value in asdict(self).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             if not (value >= 0 if name in MAY_BE_ZERO else value > 0):
                 lowest = "0 or more" if name in MAY_BE_ZERO else "above 0"
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: must be {lowest}")
-        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+        for tracker in self.track:
+            if getattr(find_spec(tracker), "origin", None) is None:  # none has a folder that a tracker wrote, either
+                raise SetupError(f"--track {tracker}: {tracker} is not installed; run: python -m pip install {tracker}")
+        read_limits(self.sentinels)
+        self.share_batch(self.num_processes or 1)
+
+    def share_batch(self, processes: int) -> tuple[int, int]:
+        """The completions in one forward pass of each of some processes, and its passes in an optimizer step.
+
+        Raises:
+            ConfigError: the batch does not divide so.
+        """
+        share, rest = divmod(self.batch_size, processes)
+        if rest or share == 0:
+            raise ConfigError(f"--batch-size {self.batch_size} must be a multiple of the {processes} processes")
+        micro = min(self.micro_batch_size, share)
+        if share % micro:
+            times = f" times {processes} processes" if processes > 1 else ""
             raise ConfigError(
-                f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
+                f"--batch-size {self.batch_size} must be a multiple of "
+                f"--micro-batch-size {self.micro_batch_size}{times}"
             )
+        return micro, share // micro
 
     def recorded(self) -> Json:
         """The fields that decide the result, as JSON values for the manifest."""
-        values = {name: value for name, value in asdict(self).items() if name not in RUN_FIELDS}
+        values = {name: value for name, value in asdict(self).items() if name not in RUN_FIELDS + WATCHING_FIELDS}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
@@ -118,6 +164,9 @@ class GrpoConfig(TrainingConfig):
     max_completion_length: Annotated[int, "Longest completion, in tokens."] = 256
     temperature: Annotated[float, "Sampling temperature."] = 1.0
     beta: Annotated[float, "Weight of the KL divergence from the starting model."] = 0.0
+    vllm: Annotated[Literal["colocate", "server"] | None, "Let vLLM generate, in the same processes or a server."] = (
+        None
+    )
     loss_type: Annotated[LossType, "How TRL sums the loss over tokens."] = "dapo"
     scale_rewards: Annotated[
         Literal["group", "batch", "none"],
@@ -127,6 +176,18 @@ class GrpoConfig(TrainingConfig):
         Literal["sum_then_normalize", "normalize_then_sum"],
         "Whether the reward's parts are summed before or after that.",
     ] = "sum_then_normalize"
+    drop_flat_groups: Annotated[
+        bool, "Replace groups whose rewards are all equal by those of further prompts (DAPO's dynamic sampling)."
+    ] = False
+    resample_rounds: Annotated[int, "Most rounds of further prompts in a step, with --drop-flat-groups."] = 3
+    preflight: Annotated[
+        int | None, "First sample this many completions of some prompts and tell what the run will be like."
+    ] = None
+    force: Annotated[bool, "Train even where the preflight finds no signal."] = False
+    show_every: Annotated[int | None, "Show a sample of the completions with their reasons every so many steps."] = None
+    shared_prefix: Annotated[
+        SharedPrefix, "Compute each prompt once for its group: where that applies, always, or never."
+    ] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what no group can be made of; raise `ConfigError`."""
@@ -141,3 +202,9 @@ class GrpoConfig(TrainingConfig):
             raise ConfigError("--order and --by belong together: --order easy-first --by scored.jsonl")
         if self.order and "shuffle_dataset" in self.overrides:
             raise ConfigError("--set shuffle_dataset: --order decides it")
+        if self.drop_flat_groups and self.tools:
+            raise ConfigError("--drop-flat-groups: samples no dialogues with live tools; leave it or --tools out")
+        if self.preflight == 1:
+            raise ConfigError("--preflight 1: must be 2 or more; one completion has nothing to differ from")
+        if self.force and not self.preflight:
+            raise ConfigError("--force: is for --preflight, which is not given")

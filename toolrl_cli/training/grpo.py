@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import DataError
+from toolrl_cli.errors import DataError, SetupError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.manifest import hash_file
 from toolrl_cli.plugins.trl import BatchScorer
 from toolrl_cli.records import Example
 from toolrl_cli.rewards import find_reward
 from toolrl_cli.training.arguments import adopt_overrides, build_arguments
-from toolrl_cli.training.completions import completion_log
+from toolrl_cli.training.completions import Recorder, completion_log
 from toolrl_cli.training.config import AUTO, GrpoConfig
 from toolrl_cli.training.curriculum import sort_examples
 from toolrl_cli.training.data import grpo_dataset, read_examples
@@ -21,6 +22,7 @@ from toolrl_cli.training.models import load_tokenizer, quiet_libraries, resolve_
 from toolrl_cli.training.plan import drop_long_prompts, grpo_steps, plan_grpo, prompt_lengths, prompts_at_once
 from toolrl_cli.training.run import COMPLETIONS_FILE, Materials, RunSummary, run_training
 from toolrl_cli.training.text_format import choose_format
+from toolrl_cli.training.watching import show_samples
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -34,9 +36,12 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
         ConfigError: an option, the reward, a training argument or the output folder is refused.
         SetupError: the model cannot be had.
     """
+    from accelerate import PartialState
     from trl import GRPOConfig
 
-    from toolrl_cli.training.prompts import WrittenPromptsGRPOTrainer
+    from toolrl_cli.training.checkpoints import resumable
+    from toolrl_cli.training.flat_groups import FlatGroupFilter
+    from toolrl_cli.training.preflight import Preflight, rehearse
 
     quiet_libraries()
     tools = load_live_tools(config.tools) if config.tools else None
@@ -54,23 +59,33 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
 
     def build_trainer(materials: Materials) -> Trainer:
         stop_ids = {materials.tokenizer.eos_token_id, *stop_token_ids(materials.model.generation_config)}
-        record = completion_log(config.output / COMPLETIONS_FILE)
-        scorer = BatchScorer(reward, stop_ids, record, text_format=text_format.name)
-        return WrittenPromptsGRPOTrainer(
+        sinks = [completion_log(config.output / COMPLETIONS_FILE)]
+        if config.show_every and PartialState().is_main_process:
+            sinks.append(show_samples(examples, config.show_every))
+        recorder = Recorder(*sinks)
+        trainer = resumable(FlatGroupFilter)(
             materials.model,
-            scorer.functions(),
+            BatchScorer(reward, stop_ids, recorder, text_format=text_format.name).functions(),
             arguments,
             train_dataset=grpo_dataset(examples, text_format, materials.tokenizer, as_messages=tools is not None),
             processing_class=materials.tokenizer,
             peft_config=materials.peft_config,
+            shared_prefix=config.shared_prefix,
+            recorder=recorder,
+            rounds=config.resample_rounds * config.drop_flat_groups,
             **(tools.trainer_options if tools else {}),
         )
+        if config.preflight:
+            trainer.add_callback(Preflight(trainer, recorder, config))
+        return trainer
 
     files = {"order": config.by, "tools": config.tools}
     hashes = {"reward": reward.digest} | {name: hash_file(path) for name, path in files.items() if path}
     summary = run_training("grpo", config, text_format, hashes, build_trainer)
     if not config.dry_run:
         return summary
+    if config.preflight and not summary.manifest.finished:
+        summary = replace(summary, preflight=rehearse(config, arguments, build_trainer))
     source = resolve_model(config.model)
     tokenizer = load_tokenizer(source)
     lengths = prompt_lengths(examples, text_format, tokenizer)
@@ -91,6 +106,7 @@ def own_arguments(config: GrpoConfig) -> dict[str, Any]:
         "scale_rewards": config.scale_rewards,
         "multi_objective_aggregation": config.multi_objective_aggregation,
         "shuffle_dataset": config.order is None,
+        **vllm_arguments(config),
     }
 
 
@@ -112,6 +128,15 @@ def settle_horizon(config: GrpoConfig, steps: int) -> GrpoConfig:
         return config
     horizon = steps if config.horizon == AUTO else int(config.horizon)
     return replace(config, reward_settings={**config.reward_settings, "horizon": horizon})
+
+
+def vllm_arguments(config: GrpoConfig) -> dict[str, Any]:
+    """TRL's settings for generation by vLLM; raise `SetupError` where it is wanted but not installed."""
+    if config.vllm is None:
+        return {}
+    if find_spec("vllm") is None:
+        raise SetupError("--vllm: vllm is not installed; run: python -m pip install vllm, or leave the option out")
+    return {"use_vllm": True, "vllm_mode": config.vllm}
 
 
 def stop_token_ids(generation_config: object) -> list[int]:
