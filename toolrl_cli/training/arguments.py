@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from toolrl_cli.errors import UsageError, first_line, nearest
+from toolrl_cli.errors import ConfigError, UsageError, first_line, nearest
 from toolrl_cli.training.config import TrainingConfig
 from toolrl_cli.training.launch import world_size
 from toolrl_cli.training.models import find_device
@@ -51,7 +51,10 @@ def adopt_overrides(kind: type[_BaseConfig], config: C) -> C:
     """
     check_overrides(kind, config)
     own = {field.name for field in fields(config)}
-    return replace(config, **{name: value for name, value in config.overrides.items() if name in own})
+    try:
+        return replace(config, **{name: value for name, value in config.overrides.items() if name in own})
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_overrides(kind: type[_BaseConfig], config: TrainingConfig) -> None:
