@@ -274,3 +274,11 @@ def test_completions_are_logged_with_what_was_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("declared", "ids"), [(None, []), (2, [2]), ([2, 7], [2, 7])])
 def test_stop_tokens_are_those_the_model_declares(declared: object, ids: list[int]) -> None:
     assert stop_token_ids(SimpleNamespace(eos_token_id=declared)) == ids
+
+
+@pytest.mark.slow
+def test_continuous_batching_generates(examples_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    train_grpo(configure(examples_file, tiny_model, tmp_path / "run", continuous_batching=True, max_steps=1))
+    rows = read_rows(tmp_path / "run" / "completions.jsonl")
+    assert len(rows) == 4
+    assert all(row["completion"] for row in rows)

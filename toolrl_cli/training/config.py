@@ -167,6 +167,9 @@ class GrpoConfig(TrainingConfig):
     vllm: Annotated[Literal["colocate", "server"] | None, "Let vLLM generate, in the same processes or a server."] = (
         None
     )
+    continuous_batching: Annotated[
+        bool, "Generate by transformers' continuous batching: a finished completion makes room for the next."
+    ] = False
     loss_type: Annotated[LossType, "How TRL sums the loss over tokens."] = "dapo"
     scale_rewards: Annotated[
         Literal["group", "batch", "none"],

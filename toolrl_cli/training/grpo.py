@@ -106,6 +106,7 @@ def own_arguments(config: GrpoConfig) -> dict[str, Any]:
         "scale_rewards": config.scale_rewards,
         "multi_objective_aggregation": config.multi_objective_aggregation,
         "shuffle_dataset": config.order is None,
+        "use_transformers_continuous_batching": config.continuous_batching,
         **vllm_arguments(config),
     }
 
