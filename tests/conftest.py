@@ -222,14 +222,14 @@ def change_trainer(monkeypatch: pytest.MonkeyPatch, command: str, change: Callab
     monkeypatch.setattr(f"toolrl_cli.training.{command}.run_training", run)
 
 
-def interrupt_at(steps: list[int]) -> Any:
-    """A callback that presses Ctrl-C while each of the steps runs."""
+def interrupt_at(steps: list[int], number: signal.Signals = signal.SIGINT) -> Any:
+    """A callback that presses Ctrl-C, or sends another signal, while each of the steps runs."""
     from transformers import TrainerCallback
 
     class Press(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step + 1 in steps:
                 steps.remove(state.global_step + 1)
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
     return Press()

@@ -113,6 +113,17 @@ def test_the_divergence_of_a_continued_adapter_starts_at_the_adapter(
     assert all(".ref." not in name for name, value in seen[0].model.named_parameters() if value.requires_grad)
 
 
+def test_all_weights_are_trained_from_a_merged_base(trained: Place, tmp_path: Path) -> None:
+    summary = train_grpo(
+        configure(trained, tmp_path / "run", tuning="full", adapter="merge", beta=0.5, learning_rate=1e-3, max_steps=1)
+    )
+    assert summary.metrics["kl"] == 0.0
+    source = resolve_model(str(tmp_path / "run"))
+    assert (source.base, source.adapter) == (tmp_path / "run", None)
+    start = load_model(resolve_model(str(tmp_path / "run/base")), full_precision=True)
+    assert (logits(load_model(source, full_precision=True)) - logits(start)).abs().max() > 0
+
+
 def test_targets_are_the_named_layers(trained: Place, tiny_model: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"lora_targets": "q_proj, v_proj", "lora_rank": 2, "max_steps": 1}
     config = configure(trained, tmp_path / "run", **options)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from toolrl_cli import __version__
 from toolrl_cli.cli import app
 from toolrl_cli.commands.options import SETTINGS, parse_settings, takes
-from toolrl_cli.errors import ConfigError, GateFailed
+from toolrl_cli.errors import ConfigError, GateFailed, Terminated, TrainingStopped
 from toolrl_cli.training.config import GrpoConfig, SftConfig
 
 COMMANDS = ["prepare", "sft", "grpo", "score", "eval", "quickstart"]
@@ -198,7 +198,9 @@ class TestErrors:
                 "toolrl: no x in y; reinstall with the pinned versions of constraints.txt\n",
             ),
             (GateFailed("too low"), 3, "toolrl: too low\n"),
+            (TrainingStopped("run: why"), 4, "toolrl: run: why\n"),
             (KeyboardInterrupt(), 130, "interrupted; finished work is kept\n"),
+            (Terminated(), 143, "interrupted; finished work is kept\n"),
             (typer.Exit(5), 5, ""),
         ],
     )

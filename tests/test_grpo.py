@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,7 @@ from toolrl_cli.training.completions import Recorder, completion_log
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import grpo_dataset
 from toolrl_cli.training.grpo import stop_token_ids, train_grpo
-from toolrl_cli.training.models import resolve_model
+from toolrl_cli.training.models import hash_weights, resolve_model
 from toolrl_cli.training.run import load_materials
 
 FORMAT = find_format("toolrl")
@@ -66,7 +67,9 @@ def test_the_run_records_its_parent_its_reward_and_its_base(trained: Place, tiny
         "data": hash_file(trained.folder / "ex.jsonl"),
         "format": FORMAT.digest,
         "reward": find_reward("fine-grained").digest,
+        **hash_weights(resolve_model(str(trained.folder / "runs/sft"))),
     }
+    assert manifest.hashes["adapter"] != manifest.hashes["base"]
     assert (manifest.config["reward"], manifest.config["base_model"]) == ("fine-grained", str(tiny_model))
 
 
@@ -154,6 +157,23 @@ def test_an_interrupted_run_resumes_and_ends_as_if_unbroken(
     assert [row["step"] for row in read_rows(tmp_path / "broken/metrics.jsonl")] == [1, 2, 3]
 
 
+def test_what_forbids_shared_prefixes_is_said_or_refused(
+    cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(settings | {"attention_dropout": 0.1}))
+    words = ["grpo", examples_file, "--model", model, "--num-generations", 2, "--batch-size", 2, "--max-steps", 1]
+    words += ["--max-completion-length", 4]
+    line = refusal(cli(*words, "-o", tmp_path / "on", "--shared-prefix", "on"))
+    assert line == "--shared-prefix on: dropout is on, and a group would share it"
+    assert not (tmp_path / "on").exists()
+    done = cli(*words, "-o", tmp_path / "auto")
+    reason = "each prompt is computed once a completion, not once a group: dropout is on, and a group would share it"
+    assert (done.exit_code, done.stderr.splitlines()[0]) == (0, reason)
+    assert done.stderr.count("dropout") == 1
+
+
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_a_kl_penalty_starts_at_zero(tuning: str, trained: Place, tiny_model: Path, tmp_path: Path) -> None:
     model = trained.folder / "runs/sft" if tuning == "lora" else tiny_model
@@ -236,7 +256,13 @@ def test_completions_are_logged_with_what_was_cut_off(tmp_path: Path) -> None:
         parts = {function.__name__: function(**columns) for function in scorer.functions()}
         if step == 0:
             assert (parts["format"], parts["correctness"]) == ([1.0, 1.0, 0.0], [3.0, 3.0, -3.0])
-    assert logged == {"exact": 2 / 3}
+    assert logged == {
+        "exact": 2 / 3,
+        "call_share": 2 / 3,
+        "gold_call_share": 1.0,
+        "spurious_call_share": 0.0,
+        "format_share": 2 / 3,
+    }
     assert [(row["step"], row["truncated"], row["score"]["outcome"]) for row in read_rows(path)] == [
         (0, False, "exact"),
         (0, True, "exact"),
@@ -248,3 +274,11 @@ def test_completions_are_logged_with_what_was_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("declared", "ids"), [(None, []), (2, [2]), ([2, 7], [2, 7])])
 def test_stop_tokens_are_those_the_model_declares(declared: object, ids: list[int]) -> None:
     assert stop_token_ids(SimpleNamespace(eos_token_id=declared)) == ids
+
+
+@pytest.mark.slow
+def test_continuous_batching_generates(examples_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    train_grpo(configure(examples_file, tiny_model, tmp_path / "run", continuous_batching=True, max_steps=1))
+    rows = read_rows(tmp_path / "run" / "completions.jsonl")
+    assert len(rows) == 4
+    assert all(row["completion"] for row in rows)

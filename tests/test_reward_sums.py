@@ -164,12 +164,12 @@ def test_an_impossible_horizon_is_one_line(
     horizon: str, cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     words = ("grpo", examples_file, "--model", tiny_model, "-o", tmp_path / "run", f"--horizon={horizon}")
-    assert refusal(cli(*words)) == f"--horizon {horizon}: must be auto, or a number of steps above 0"
+    assert refusal(cli(*words), 2) == f"--horizon {horizon}: must be auto, or a number of steps above 0"
 
 
 def test_a_function_has_no_schedule(
     polite: str, cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     words = ("grpo", examples_file, "--model", tiny_model, "-o", tmp_path / "run", "--batch-size", 8)
-    line = refusal(cli(*words, "--reward", polite, "--horizon", 5))
+    line = refusal(cli(*words, "--reward", polite, "--horizon", 5), 2)
     assert line.startswith(f"{polite}: is a function; --matching, --horizon and --set-reward change")

@@ -36,6 +36,7 @@ from toolrl_cli.manifest import hash_file, read_manifest
 from toolrl_cli.records import Example
 from toolrl_cli.training.config import SftConfig
 from toolrl_cli.training.data import end_of_turn, read_examples, sft_dataset
+from toolrl_cli.training.models import hash_samples
 from toolrl_cli.training.sft import train_sft
 
 FORMAT = find_format("toolrl")
@@ -90,7 +91,11 @@ def test_the_run_folder_holds_adapter_tokenizer_and_manifest(trained: Place, tin
         },
         "seed": 0,
         "format": "toolrl",
-        "hashes": {"data": hash_file(trained.folder / "ex.jsonl"), "format": FORMAT.digest},
+        "hashes": {
+            "data": hash_file(trained.folder / "ex.jsonl"),
+            "format": FORMAT.digest,
+            "base": hash_samples([tiny_model / "model.safetensors"]),
+        },
         "parent": str(tiny_model),
         "finished": True,
         "git_commit": None,
@@ -358,7 +363,9 @@ def test_a_half_written_checkpoint_is_passed_over(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
 def test_a_stopped_process_resumes_with_each_step_once(
     number: signal.Signals, status: int, toolrl: Cli, examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -372,7 +379,7 @@ def test_a_stopped_process_resumes_with_each_step_once(
     os.kill(process.pid, number)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == status
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert stderr.splitlines()[-1] == "interrupted; finished work is kept"
         assert "Traceback" not in stderr
     assert read_manifest(tmp_path / "run").finished is False

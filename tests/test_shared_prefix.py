@@ -5,8 +5,14 @@ Models are random, in float64; TRL's fused head works in float32 inside, which s
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +23,15 @@ import trl.trainer.utils
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from toolrl_cli.inference.shared_prefix import supports_shared_prefix
+from toolrl_cli.errors import ConfigError
+from toolrl_cli.inference.shared_prefix import prefix_obstacle
 from toolrl_cli.training.compat import score_labelled_positions_only
-from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer, distinct_rows
+from toolrl_cli.training.packed import distinct_rows
+from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
 
 BOUND = 1e-6
+FLOAT32_BOUND = 1e-5
+"""Relative, of log-probabilities, entropies and gradients alike."""
 VOCABULARY = 800
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -43,26 +53,35 @@ SHARING: dict[str, dict[str, Any]] = {
     "Gemma": {},
     "Gemma3Text": {"layer_types": FULL, "sliding_window": 4, "query_pre_attn_scalar": 8},
     "GPTNeoX": {},
+    "Mistral": {"sliding_window": 11},
 }
-FALLING_BACK: dict[str, dict[str, Any]] = {
-    "Gemma3Text": {"sliding_window": 4, "query_pre_attn_scalar": 8},
-    "Mistral": {"sliding_window": 4},
-    "Qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-    "Mamba": {"state_size": 4},
-    "Lfm2": {"layer_types": ["conv", "full_attention"]},
-    "Bloom": {},
+SLIDING = "the model's sliding window of 4 tokens is shorter than a text of 11"
+STATE = "a layer of the model keeps a state instead of keys and values"
+FALLING_BACK: dict[str, tuple[dict[str, Any], str]] = {
+    "Gemma3Text": ({"sliding_window": 4, "query_pre_attn_scalar": 8}, SLIDING),
+    "Mistral": ({"sliding_window": 4}, SLIDING),
+    "Qwen2": ({"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, SLIDING),
+    "Mamba": ({"state_size": 4}, "the model takes no cache or no positions"),
+    "Lfm2": ({"layer_types": ["conv", "full_attention"]}, STATE),
+    "Bloom": ({}, "the model takes no cache or no positions"),
+    "GPT2": ({}, "the model's positions are not rotary, or change with the length"),
 }
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15, 16, 17, 18, 19]]
 OWNERS = [0, 1, 1, 2, 0, 2, 2]
+PACKED = [(1, 6 + 2 + 4 + 12), (1, 6 + 4 + 9)]
+"""Prefixes and completions of the first four rows, and of the other three, in one sequence each."""
 COMPLETIONS = [[20, 21, 22, 2], [23, 2], [24, 25, 26], [27, 28, 2], [29], [30, 31, 32, 33], [34, 35, 36, 37]]
+
+
+Values = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 def build_model(kind: str, options: dict[str, Any]) -> Any:
     """A random causal language model of an architecture, in float64."""
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**SIZES | options)
-    architecture = {"Gemma3Text": "Gemma3"}.get(kind, kind)
-    model = getattr(transformers, f"{architecture}ForCausalLM")(config).double()
+    architecture = {"Gemma3Text": "Gemma3ForCausalLM", "GPT2": "GPT2LMHeadModel"}.get(kind, f"{kind}ForCausalLM")
+    model = getattr(transformers, architecture)(config).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model
@@ -79,7 +98,10 @@ def add_lora(model: Any) -> Any:
 
 @pytest.fixture
 def build_trainer(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Builds a trainer around a model, rewarding by length; TRL's head is left as TRL has it."""
+    """Builds a trainer around a model, rewarding by length, that takes its own word for its first batch.
+
+    TRL's head is left as TRL has it.
+    """
     from datasets import Dataset
     from transformers import AutoTokenizer
 
@@ -90,7 +112,15 @@ def build_trainer(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def length(completion_ids: list[list[int]], **columns: Any) -> list[float]:
         return [float(sum(ids)) for ids in completion_ids]
 
-    def build(model: Any, kind: type[GRPOTrainer] = SharedPrefixGRPOTrainer, **options: Any) -> Any:
+    def build(
+        model: Any,
+        kind: type[GRPOTrainer] = SharedPrefixGRPOTrainer,
+        *,
+        folder: Path,
+        shared_prefix: str = "auto",
+        unchecked: bool = True,
+        **options: Any,
+    ) -> Any:
         settings: dict[str, Any] = {
             "bf16": False,
             "per_device_train_batch_size": 4,
@@ -105,10 +135,15 @@ def build_trainer(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "use_cpu": True,
             **options,
         }
-        arguments = GRPOConfig(str(tmp_path / "out"), **settings)
-        return kind(model, length, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+        arguments = GRPOConfig(str(folder), **settings)
+        own = {"shared_prefix": shared_prefix} if kind is SharedPrefixGRPOTrainer else {}
+        trainer = kind(
+            model, length, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, **own
+        )
+        trainer._checked = unchecked
+        return trainer
 
-    return build
+    return partial(build, folder=tmp_path / "out")
 
 
 def padded_batch() -> tuple[Tensor, Tensor, int]:
@@ -124,7 +159,7 @@ def padded_batch() -> tuple[Tensor, Tensor, int]:
     return ids, mask, length
 
 
-def compute(trainer: Any, kind: type[GRPOTrainer]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def compute(trainer: Any, kind: type[GRPOTrainer]) -> Values:
     """Log-probabilities, entropies and the gradients of a loss over both, in chunks of four rows."""
     trainer.model.zero_grad()
     logps, entropies, _ = kind._get_per_token_logps_and_entropies(
@@ -153,13 +188,51 @@ def test_values_and_gradients_are_those_of_trl(
 ) -> None:
     trainer = build_trainer(wrap(build_model(kind, SHARING[kind])))
     with counted_rows(trainer) as rows:
-        logps, entropies, gradients = compute(trainer, SharedPrefixGRPOTrainer)
-    assert rows == [(3, 6), (4, 4), (2, 6), (3, 4)], "each chunk computes its distinct prompts once"
-    stock_logps, stock_entropies, stock_gradients = compute(trainer, GRPOTrainer)
-    assert gradients.keys() == stock_gradients.keys() != set()
-    assert largest_difference([logps, entropies], [stock_logps, stock_entropies]) < BOUND
-    assert largest_difference(gradients.values(), stock_gradients.values()) < BOUND
-    assert min(stock_logps.abs().max().item(), *(g.abs().max().item() for g in stock_gradients.values())) > BOUND
+        ours = compute(trainer, SharedPrefixGRPOTrainer)
+    assert rows == PACKED, "each chunk holds its distinct prompts once, and no padding"
+    assert_equal(ours, compute(trainer, GRPOTrainer))
+
+
+def assert_equal(ours: Values, stock: Values, bound: float = BOUND) -> None:
+    """Log-probabilities, entropies and gradients are the same up to a relative bound, and are not trivial."""
+    assert ours[2].keys() == stock[2].keys() != set()
+    assert largest_difference(ours[:2], stock[:2]) < bound
+    assert largest_difference(ours[2].values(), stock[2].values()) < bound
+    assert min(stock[0].abs().max().item(), *(g.abs().max().item() for g in stock[2].values())) > bound
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_float32_differs_by_rounding_alone(kind: str, build_trainer: Callable[..., Any]) -> None:
+    trainer = build_trainer(build_model(kind, SHARING[kind]).float())
+    assert_equal(compute(trainer, SharedPrefixGRPOTrainer), compute(trainer, GRPOTrainer), FLOAT32_BOUND)
+
+
+def test_eager_attention_gives_the_same(build_trainer: Callable[..., Any]) -> None:
+    trainer = build_trainer(build_model("Llama", {"attn_implementation": "eager"}).float())
+    stock = compute(trainer, GRPOTrainer)
+    with counted_rows(trainer) as rows:
+        assert_equal(compute(trainer, SharedPrefixGRPOTrainer), stock, FLOAT32_BOUND)
+    assert rows == PACKED
+
+
+def test_prompts_of_one_token_have_no_prefix(build_trainer: Callable[..., Any]) -> None:
+    trainer = build_trainer(build_model("Llama", {}))
+    ids, mask = torch.tensor([[5, 6, 7], [5, 8, 0], [9, 6, 7]]), torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1]])
+    with counted_rows(trainer) as rows:
+        ours, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 2)
+    stock, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(trainer, trainer.model, ids, mask, 2)
+    assert rows == [(1, 5)]
+    assert largest_difference([ours], [stock]) < BOUND
+
+
+@contextmanager
+def counted_layers(trainer: Any) -> Iterator[Counter[str]]:
+    """Counts the calls of the first layer's attention."""
+    calls = Counter[str]()
+    layer = next(module for name, module in trainer.model.named_modules() if name.endswith("layers.0.self_attn"))
+    handle = layer.register_forward_pre_hook(lambda module, args: calls.update(forward=1))
+    yield calls
+    handle.remove()
 
 
 class counted_rows:  # noqa: N801
@@ -196,25 +269,111 @@ def test_greedy_tokens_are_those_of_trl(
 
 
 @pytest.mark.parametrize("kind", FALLING_BACK)
-def test_models_that_forget_or_take_no_positions_fall_back(kind: str) -> None:
-    assert not supports_shared_prefix(build_model(kind, FALLING_BACK[kind]))
+def test_models_that_forget_or_take_no_positions_fall_back(
+    kind: str, build_trainer: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = FALLING_BACK[kind][1]
+    assert prefix_obstacle(build_model(kind, FALLING_BACK[kind][0]), 11) == reason
+    with pytest.raises(ConfigError, match=f"^--shared-prefix on: {reason}$"):
+        compute(build_trainer(build_model(kind, FALLING_BACK[kind][0]), shared_prefix="on"), SharedPrefixGRPOTrainer)
+    assert capsys.readouterr().err == ""
 
 
-def test_a_sliding_window_computes_as_trl_does(build_trainer: Callable[..., Any]) -> None:
-    trainer = build_trainer(build_model("Mistral", FALLING_BACK["Mistral"]))
+@pytest.mark.parametrize("kind", ["Mistral", "Gemma3Text"])
+def test_a_sliding_window_computes_as_trl_does(
+    kind: str, build_trainer: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, reason = FALLING_BACK[kind]
+    trainer = build_trainer(build_model(kind, options))
     with counted_rows(trainer) as rows:
         ours = compute(trainer, SharedPrefixGRPOTrainer)
     assert rows == [(4, 11), (3, 11)]
     assert largest_difference(ours[:2], compute(trainer, GRPOTrainer)[:2]) == 0.0
+    assert capsys.readouterr().err == f"each prompt is computed once a completion, not once a group: {reason}\n"
 
 
-def test_gradient_checkpointing_computes_as_trl_does_and_still_generates_shared(
-    build_trainer: Callable[..., Any],
+OBSTACLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "compiled": ({}, {"torch_compile": True}, "torch.compile would compile anew for each length"),
+    "dropout": ({"attention_dropout": 0.1}, {}, "dropout is on, and a group would share it"),
+    "capped": ({"attn_logit_softcapping": 30.0}, {}, "the model's attention caps its scores"),
+    "attention": ({"attn_implementation": "flex_attention"}, {}, "the model's attention is flex_attention"),
+}
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_settings_that_forbid_sharing_are_named(
+    name: str, build_trainer: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = build_trainer(build_model("Llama", {}), gradient_checkpointing=True)
+    model, options, reason = OBSTACLES[name]
+    trainer = build_trainer(build_model("Llama", model), **options)
+    assert trainer._obstacle == reason
+    assert capsys.readouterr().err.count(reason) == 1
+    with pytest.raises(ConfigError, match=reason):
+        build_trainer(build_model("Llama", model), shared_prefix="on", **options)
+
+
+def test_lora_dropout_forbids_sharing(build_trainer: Callable[..., Any]) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = build_trainer(get_peft_model(build_model("Llama", {}), config))
+    assert trainer._obstacle == "dropout is on, and a group would share it"
+    model = get_peft_model(build_model("Llama", {}), config)
+    assert build_trainer(model, disable_dropout=True)._obstacle is None
+
+
+def test_off_leaves_everything_to_trl(build_trainer: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = build_trainer(build_model("Llama", {}), shared_prefix="off")
     with counted_rows(trainer) as rows:
         compute(trainer, SharedPrefixGRPOTrainer)
     assert rows == [(4, 11), (3, 11)]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_first_batch_is_compared_with_trl(build_trainer: Callable[..., Any]) -> None:
+    trainer = build_trainer(build_model("Llama", {}), unchecked=False)
+    state = torch.get_rng_state()
+    with counted_rows(trainer) as rows:
+        ours = compute(trainer, SharedPrefixGRPOTrainer)
+    assert rows == [(2, 11), (1, 6 + 4 + 1), *PACKED]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_equal(ours, compute(trainer, GRPOTrainer))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda query, key, value, scaling: query * 2, r"log-probabilities differ by \S+ on average"),
+        (lambda query, key, value, scaling: query @ value, r"it fails on this model \(.+\)"),
+    ],
+)
+def test_a_wrong_result_is_found_before_it_is_used(
+    wrong: Callable[..., Any],
+    reason: str,
+    build_trainer: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("toolrl_cli.training.packed.attend_rows", wrong)
+    trainer = build_trainer(build_model("Llama", {}), unchecked=False)
+    ours = compute(trainer, SharedPrefixGRPOTrainer)
+    assert largest_difference(ours[:2], compute(trainer, GRPOTrainer)[:2]) == 0.0
+    assert re.search(f"not once a group: {reason}", capsys.readouterr().err)
+    with pytest.raises(ConfigError, match=reason):
+        compute(build_trainer(build_model("Llama", {}), unchecked=False, shared_prefix="on"), SharedPrefixGRPOTrainer)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_shares_too(
+    reentrant: bool, wrap: Callable[[Any], Any], build_trainer: Callable[..., Any]
+) -> None:
+    trainer = build_trainer(wrap(build_model("Llama", {})), gradient_checkpointing=True)
+    trainer.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    trainer.model.train()
+    with counted_rows(trainer) as rows, counted_layers(trainer) as layers:
+        ours = compute(trainer, SharedPrefixGRPOTrainer)
+    assert (rows, layers["forward"]) == (PACKED, 2 * len(PACKED)), "each layer is computed again in the backward"
+    assert_equal(ours, compute(trainer, GRPOTrainer))
     with counted_rows(trainer) as rows:
         trainer._generate_single_turn([PROMPTS[owner] for owner in OWNERS], None, {}, 2)
     assert rows[:2] == [(3, 6), (7, 1)]
@@ -238,7 +397,7 @@ def test_padding_that_all_rows_share_is_not_computed(build_trainer: Callable[...
     wide = [torch.nn.functional.pad(tensor, (3, 2)) for tensor in (ids, mask)]
     with counted_rows(trainer) as rows:
         logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, *wide, length + 2)
-    assert rows == [(3, 6), (7, 4)]
+    assert rows == [(1, 6 + 2 + 4 + 21)]
     stock, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, length)
     assert torch.equal(logps[:, :-2], stock)
     assert not logps[:, -2:].any()
@@ -292,18 +451,81 @@ def some_equal(prompts: list[str], completion_ids: list[list[int]]) -> list[floa
     return [1.0 if p in flat else float(sum(ids)) for p, ids in zip(prompts, completion_ids, strict=True)]
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
-def test_two_steps_of_training_give_the_weights_of_trl(build_trainer: Callable[..., Any], accumulated: int) -> None:
-    weights = []
-    start = build_model("Llama", {}).state_dict()
-    for kind in (SharedPrefixGRPOTrainer, GRPOTrainer):
-        options = {"optim": "sgd", "gradient_accumulation_steps": accumulated}  # Adam would enlarge rounding errors
-        trainer = build_trainer(build_model("Llama", {}), kind, learning_rate=1.0, **options)
-        trainer.train()
-        weights.append({name: value.detach() for name, value in trainer.model.named_parameters()})
-    ours, stock = weights
-    assert max((stock[name] - start[name]).abs().max().item() for name in stock) > 1e-3
-    assert largest_difference(ours.values(), stock.values()) < BOUND
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{loss: {"loss_type": loss} for loss in ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")},
+    "accumulated": {"gradient_accumulation_steps": 2},
+    "iterations": {"num_iterations": 2},
+    "sequence": {"importance_sampling_level": "sequence", "steps_per_generation": 2, "num_iterations": 2},
+    "kl": {"beta": 0.5},
+    "entropy": {"top_entropy_quantile": 0.5, "entropy_coef": 0.1},
+    "truncated": {"mask_truncated_completions": True},
+    "checkpointed": {"gradient_checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_gives_the_weights_and_metrics_of_trl(
+    variant: str, wrap: Callable[[Any], Any], build_trainer: Callable[..., Any]
+) -> None:
+    ours, stock = (run_training(wrap, build_trainer, kind, **VARIANTS[variant]) for kind in KINDS)
+    assert largest_difference(ours.weights.values(), stock.weights.values()) < BOUND
+    assert max((stock.weights[name] - start).abs().max().item() for name, start in stock.start.items()) > 1e-3
+    assert ours.curve == pytest.approx(stock.curve, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("wrap", ["lora"], indirect=True)
+def test_twenty_steps_give_the_curve_of_trl(wrap: Callable[[Any], Any], build_trainer: Callable[..., Any]) -> None:
+    ours, stock = (run_training(wrap, build_trainer, kind, max_steps=20, learning_rate=0.1) for kind in KINDS)
+    assert len(ours.curve) == 20 * len(CURVES)
+    assert ours.curve == pytest.approx(stock.curve, rel=1e-4, abs=1e-5)
+
+
+def test_two_processes_give_the_weights_of_trl(tiny_model: Path, tmp_path: Path) -> None:
+    kinds = ["ours", "stock", "ours-checkpointed", "stock-checkpointed"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = [Path(__file__).parent / "ddp_training.py", tiny_model, tmp_path]
+    done = subprocess.run([*launch, *script, *kinds], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    results = [torch.load(tmp_path / f"{kind}.pt") for kind in kinds]
+    for ours, stock in (results[:2], results[2:]):
+        assert largest_difference(ours["weights"].values(), stock["weights"].values()) < BOUND
+        curves = ([log[name] for log in result["logs"] for name in CURVES] for result in (ours, stock))
+        assert next(curves) == pytest.approx(next(curves), rel=1e-4, abs=1e-5)
+        assert stock["rows"].count(4) > ours["rows"].count(4)
+        assert ours["rows"].count(1) > 0, "one row holds the four completions of a process"
+
+
+KINDS = (SharedPrefixGRPOTrainer, GRPOTrainer)
+CURVES = ("loss", "grad_norm", "reward", "entropy", "completions/mean_length")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights before and after a training, and its metrics, step after step."""
+
+    start: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    curve: list[float]
+
+
+def run_training(
+    wrap: Callable[[Any], Any], build_trainer: Callable[..., Any], kind: type[GRPOTrainer], **options: Any
+) -> Trained:
+    """Train by SGD, since Adam would enlarge rounding errors."""
+    model = wrap(build_model("Llama", {}))
+    if options.get("beta") and isinstance(model, transformers.PreTrainedModel):
+        folder = build_trainer.keywords["folder"] / "reference"  # type: ignore[attr-defined]
+        model.save_pretrained(folder)
+        model.config._name_or_path = str(folder)
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    defaults = {"optim": "sgd", "learning_rate": 1.0, "logging_steps": 1}
+    trainer = build_trainer(model, kind, **defaults | options)
+    trainer.eos_token_ids = list(range(VOCABULARY // 5))  # so that some completions end early
+    trainer.generation_config.eos_token_id = trainer.eos_token_ids
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "reward" in log]
+    weights = {name: value.detach() for name, value in trainer.model.named_parameters()}
+    return Trained(start, weights, [log[name] for log in logs for name in CURVES])
 
 
 def test_equal_prompts_are_found_whatever_stands_under_the_padding() -> None:

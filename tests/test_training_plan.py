@@ -153,10 +153,10 @@ def test_an_example_without_score_and_half_an_order_are_one_line(
     line = refusal(cli(*words, "--order", "easy-first", "--by", by))
     assert line.startswith(f"{by}: no score for 4 of 6 examples, 'tea' first; score a completion of each")
     both = "--order and --by belong together: --order easy-first --by scored.jsonl"
-    assert refusal(cli(*words, "--order", "easy-first")) == both
-    assert refusal(cli(*words, "--by", by)) == both
+    assert refusal(cli(*words, "--order", "easy-first"), 2) == both
+    assert refusal(cli(*words, "--by", by), 2) == both
     settings = ("--order", "hard-first", "--by", by, "--set", "shuffle_dataset=true")
-    assert refusal(cli(*words, *settings)) == "--set shuffle_dataset: --order decides it"
+    assert refusal(cli(*words, *settings), 2) == "--set shuffle_dataset: --order decides it"
     unscored = write_lines(tmp_path / "rows.jsonl", [{"id": "oslo"}])
     assert 'the "score" of a row' in refusal(cli(*words, "--order", "easy-first", "--by", unscored))
 

@@ -112,7 +112,7 @@ def test_an_unknown_preset_is_wrong_usage(command: str, preset: str, cli: InProc
 def test_a_setting_that_cannot_be_is_refused(
     setting: str, why: str, cli: InProcess, many: Path, tiny_model: Path
 ) -> None:
-    line = refusal(cli("grpo", many, "--model", tiny_model, "-o", many.parent / "run", "--set", setting))
+    line = refusal(cli("grpo", many, "--model", tiny_model, "-o", many.parent / "run", "--set", setting), 2)
     assert line.startswith(why)
 
 

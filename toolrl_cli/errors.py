@@ -50,3 +50,15 @@ class GateFailed(ToolrlError):
     """A quality gate such as `--fail-under` was not met."""
 
     exit_status = 3
+
+
+class TrainingStopped(ToolrlError):
+    """A sentinel stopped a training; `--resume` can go on from the last checkpoint."""
+
+    exit_status = 4
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, with which a cluster takes a machine away, stopped the command."""
+
+    exit_status = 143

@@ -121,11 +121,18 @@ def refuse_difference(folder: Path, earlier: Manifest, now: Manifest) -> None:
     before, after = (flatten(load_json(dump_json(asdict(m) | {"hashes": m.hashes_now}))) for m in (earlier, now))
     for name in sorted(before.keys() | after.keys()):
         decisive = name.split(".")[0] in ("command", "config", "seed", "format", "hashes")
-        if decisive and before.get(name) != after.get(name):
+        if not decisive or before.get(name) == after.get(name):
+            continue
+        if name in ("hashes.base", "hashes.adapter"):
             raise ConfigError(
-                f"{folder}: cannot resume with another {name} ({before.get(name)!r} before, {after.get(name)!r} now); "
-                "use the same options, or --overwrite"
+                f"{folder}: cannot resume: the {name.removeprefix('hashes.')} weights of the model are not those that "
+                f"the run began with ({before.get(name)!r} before, {after.get(name)!r} now); "
+                "put the former ones back, or start again with --overwrite"
             )
+        raise ConfigError(
+            f"{folder}: cannot resume with another {name} ({before.get(name)!r} before, {after.get(name)!r} now); "
+            "use the same options, or --overwrite"
+        )
 
 
 def hash_file(path: Path) -> str:

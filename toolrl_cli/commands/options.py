@@ -114,7 +114,7 @@ RewardSettings = Annotated[
     typer.Option("--set-reward", help="A value of the reward spec, as part.key=value; repeat for more."),
 ]
 NAMES = {"output": ("--output", "-o")}
-SETTINGS = {"overrides": "--set", "reward_settings": "--set-reward"}
+SETTINGS = {"overrides": "--set", "reward_settings": "--set-reward", "sentinels": "--sentinel"}
 SUMS = ("reward",)
 """Fields whose option may be repeated, the values joined by commas."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -17,16 +17,25 @@ LENGTH_DEPENDENT = {"dynamic", "longrope"}
 """Kinds of rotary positions that turn otherwise once a text is long."""
 
 
-def supports_shared_prefix(model: PreTrainedModel) -> bool:
-    """Whether every layer keeps all keys and values of the prefix, whatever follows it.
+def prefix_obstacle(model: PreTrainedModel, length: int) -> str | None:
+    """Why rows of up to `length` tokens cannot share the keys and values of their beginning; None where they can.
 
-    That is: no sliding window, no recurrent state, no positions that are scaled by the length of the whole.
+    They can where every layer keeps all of them, whatever follows, and attention sees distances, not places.
     """
     inner = causal_model(model)
     inputs = signature(inner.base_model.forward).parameters.keys()
+    if not {"past_key_values", "position_ids"} <= inputs:
+        return "the model takes no cache or no positions"
     layers = DynamicCache(config=inner.config).layers
-    keeps_all = {"past_key_values", "position_ids"} <= inputs and all(type(layer) is DynamicLayer for layer in layers)
-    return keeps_all and not rope_types(inner.config) & LENGTH_DEPENDENT
+    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        return "a layer of the model keeps a state instead of keys and values"
+    rope = rope_types(inner.config)
+    if not rope or rope & LENGTH_DEPENDENT:
+        return "the model's positions are not rotary, or change with the length"
+    window = min((layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)), default=0)
+    if 0 < window < length:
+        return f"the model's sliding window of {window} tokens is shorter than a text of {length}"
+    return None
 
 
 def rope_types(config: PretrainedConfig) -> set[str]:

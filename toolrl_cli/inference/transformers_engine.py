@@ -26,13 +26,10 @@ class TransformersEngine:
     """
 
     def __init__(self, model: Any, tokenizer: Any, sampling: Sampling, *, batch_size: int) -> None:
-        from toolrl_cli.inference.shared_prefix import supports_shared_prefix
-
         self._model = model
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._batch_size = batch_size
-        self._shares = supports_shared_prefix(model)
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion]]:
         """Yield each prompt with its completion, the longest prompts first so that memory peaks early."""
@@ -65,9 +62,10 @@ class TransformersEngine:
         """Token ids and mask; where the rows share a beginning it stands before the padding, with its cache."""
         import torch
 
-        from toolrl_cli.inference.shared_prefix import common_length, prefill_common
+        from toolrl_cli.inference.shared_prefix import common_length, prefill_common, prefix_obstacle
 
-        shared = common_length(rows) if self._shares and len(rows) > 1 else 0
+        longest = max(map(len, rows)) + self._sampling.max_new_tokens
+        shared = common_length(rows) if len(rows) > 1 and prefix_obstacle(self._model, longest) is None else 0
         if shared < SHORTEST_SHARED:
             return dict(self._pad(rows))
         rest = self._pad([row[shared:] for row in rows])

@@ -51,7 +51,8 @@ class VllmEngine:
                 else:  # one of them and vLLM answers none
                     reason = f"the prompt has {len(ids)} tokens, and the model takes {self._longest}"
                     yield prompt, Failure(reason, refused=True)
-            yield from self._complete(fitting)
+            if fitting:
+                yield from self._complete(fitting)
 
     def _complete(self, chunk: Sequence[tuple[Prompt, list[int]]]) -> Iterator[tuple[Prompt, Completion]]:
         from vllm import SamplingParams

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from toolrl_cli.errors import FormatError
 from toolrl_cli.formats import stock_format
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.plugins.gold import read_gold, read_tools
-from toolrl_cli.records import Json, Rollout, Score, Target, ToolCall
+from toolrl_cli.records import Json, Outcome, Rollout, Score, Target, ToolCall
 from toolrl_cli.rewards import Reward, find_reward
+from toolrl_cli.rewards.engine import SpecReward
 
 RewardFunction = Callable[..., list[float | None]]
+CALLED = (Outcome.EXACT, Outcome.PARTIAL, Outcome.WRONG)
+"""Outcomes of completions that hold calls, where calls are gold."""
 Record = Callable[[Sequence[str], Sequence[Any], Sequence[Rollout], Sequence[Score]], None]
 
 
@@ -85,9 +89,25 @@ class BatchScorer:
         self._scores = self._reward.score_batch(self._rollouts, explain=self._record is not None)
         self._batch = completions
         if log_metric := columns.get("log_metric"):
-            log_metric("exact", sum(score.succeeds for score in self._scores) / len(self._scores))
+            for name, share in self._shares():
+                log_metric(name, share)
         if self._record:
             self._record(columns["id"], completions, self._rollouts, self._scores)
+
+    def _shares(self) -> Iterator[tuple[str, float]]:
+        """What share of the batch's completions is right, calls, calls unasked, and keeps the format."""
+        count = len(self._scores)
+        outcomes = Counter(score.outcome for score in self._scores)
+        gold = [bool(rollout.target.tool_calls) for rollout in self._rollouts]
+        calls = sum(score.outcome in CALLED and asked for score, asked in zip(self._scores, gold, strict=True))
+        yield "exact", (outcomes[Outcome.EXACT] + outcomes[Outcome.ABSTAINED]) / count
+        yield "call_share", (calls + outcomes[Outcome.SPURIOUS_CALL]) / count
+        yield "gold_call_share", sum(gold) / count
+        yield "spurious_call_share", outcomes[Outcome.SPURIOUS_CALL] / count
+        part = self._reward.spec.format if isinstance(self._reward, SpecReward) else None
+        low, full = part.bounds(self._rollouts[0].step) if part else (0.0, 0.0)
+        if full > low:
+            yield "format_share", sum(score.parts["format"] == full for score in self._scores) / count
 
     def _aligned(self, count: int, columns: Mapping[str, Any]) -> tuple[Sequence[Any], ...]:
         """Gold, tools, token ids and step for each completion."""

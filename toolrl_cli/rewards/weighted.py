@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import UsageError
 from toolrl_cli.records import Rollout, Score, Target
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class RewardSum:
     A part that several rewards have is named after its reward too: `robust-format`.
 
     Raises:
-        ConfigError: two rewards have the same name and parts.
+        UsageError: two rewards have the same name and parts.
     """
 
     name: str
@@ -33,7 +33,7 @@ class RewardSum:
     def __post_init__(self) -> None:
         """Refuse parts that cannot be told apart."""
         if len(self._owners) < sum(len(reward.weights) for reward, _ in self.terms):
-            raise ConfigError(f"--reward {self.name}: two rewards have one name; give each once, with its weight")
+            raise UsageError(f"--reward {self.name}: two rewards have one name; give each once, with its weight")
 
     @cached_property
     def _owners(self) -> dict[str, tuple[int, str]]:
@@ -97,7 +97,7 @@ def read_term(text: str) -> tuple[str, float]:
     """A reward and its weight from `NAME` or `NAME=WEIGHT`.
 
     Raises:
-        ConfigError: the weight is 0, or no finite number.
+        UsageError: the weight is 0, or no finite number.
     """
     name, equals, number = text.strip().rpartition("=")
     if not equals:
@@ -107,5 +107,5 @@ def read_term(text: str) -> tuple[str, float]:
     except ValueError:
         return text.strip(), 1.0  # a path may hold a =
     if not 0 < abs(weight) < float("inf"):
-        raise ConfigError(f"--reward {text}: the weight must be a finite number other than 0")
+        raise UsageError(f"--reward {text}: the weight must be a finite number other than 0")
     return name, weight

@@ -6,8 +6,9 @@ from dataclasses import fields, replace
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from toolrl_cli.errors import UsageError, first_line, nearest
+from toolrl_cli.errors import ConfigError, UsageError, first_line, nearest
 from toolrl_cli.training.config import TrainingConfig
+from toolrl_cli.training.launch import world_size
 from toolrl_cli.training.models import find_device
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def adopt_overrides(kind: type[_BaseConfig], config: C) -> C:
     """
     check_overrides(kind, config)
     own = {field.name for field in fields(config)}
-    return replace(config, **{name: value for name, value in config.overrides.items() if name in own})
+    try:
+        return replace(config, **{name: value for name, value in config.overrides.items() if name in own})
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_overrides(kind: type[_BaseConfig], config: TrainingConfig) -> None:
@@ -92,23 +96,25 @@ def show_type(hint: Any) -> str:
 def shared_arguments(config: TrainingConfig) -> dict[str, Any]:
     """Arguments that SFT and GRPO set alike."""
     on_cpu = find_device().type == "cpu"
-    micro_batch_size = min(config.micro_batch_size, config.batch_size)
+    micro_batch_size, accumulation_steps = config.share_batch(world_size())
     return {
         "output_dir": str(config.output / "checkpoints"),
         "per_device_train_batch_size": micro_batch_size,
-        "gradient_accumulation_steps": config.batch_size // micro_batch_size,
+        "gradient_accumulation_steps": accumulation_steps,
         "learning_rate": config.learning_rate,
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": config.save_steps,
-        "save_total_limit": 1,
+        "save_total_limit": 2,
         "seed": config.seed,
         "bf16": True,
         "use_cpu": on_cpu,
         "gradient_checkpointing": not on_cpu,
         "dataloader_pin_memory": not on_cpu,
+        "ddp_find_unused_parameters": False,
         "report_to": [str(tracker) for tracker in config.track] or "none",
         "run_name": str(config.output),
         "project": "toolrl",

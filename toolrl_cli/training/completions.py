@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from toolrl_cli.jsonl import RecordLog
 from toolrl_cli.records import Json, Rollout, Score
+from toolrl_cli.training.launch import gather_rows, rank
 
 
 class Sampled(NamedTuple):
@@ -58,12 +59,14 @@ class Recorder:
 
 
 def completion_log(path: Path) -> Sink:
-    """A function that appends scored completions to a JSONL file, in the form that `toolrl score` reads."""
+    """A function that appends the scored completions of all processes to a JSONL file that `toolrl score` reads."""
 
     def record(rows: Sequence[Sampled]) -> None:
-        with RecordLog(path) as log:
-            for row in rows:
-                log.append(completion_record(row))
+        records = gather_rows([completion_record(row) for row in rows])
+        if rank() == 0:
+            with RecordLog(path) as log:
+                for each in records:
+                    log.append(each)
 
     return record
 

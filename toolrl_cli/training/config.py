@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from toolrl_cli.errors import ConfigError, SetupError
+from toolrl_cli.training.sentinels import read_limits
 
 if TYPE_CHECKING:
     from toolrl_cli.records import Json
 
+SharedPrefix = Literal["auto", "on", "off"]
 FormatName = Literal["toolrl", "hermes", "llama3", "native"]
 LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
 AUTO = "auto"
 MAY_BE_ZERO = ("seed", "beta")
-RUN_FIELDS = ("output", "seed", "save_steps", "resume", "overwrite", "dry_run")
+RUN_FIELDS = (
+    *("output", "seed", "save_steps", "sentinels", "resume", "overwrite", "dry_run"),
+    *("num_processes", "accelerate_config", "push_to_hub"),
+)
 WATCHING_FIELDS = ("track", "show_every", "preflight", "force")
 """What tells of a run and leaves its result as it is."""
 
@@ -65,6 +70,12 @@ class TrainingConfig:
     track: Annotated[list[Tracker], "Also report the metrics to this tracker; repeat for more."] = field(
         default_factory=list
     )
+    sentinels: Annotated[dict[str, Any], "Limit of what stops a run gone wrong, as name=limit or name=off."] = field(
+        default_factory=dict
+    )
+    num_processes: Annotated[int | None, "Processes that share a batch, one a device."] = None
+    accelerate_config: Annotated[Path | None, "File of accelerate config: FSDP, DeepSpeed, several machines."] = None
+    push_to_hub: Annotated[str | None, "ORG/NAME on the Hub to upload the finished run to, private if new."] = None
     resume: Annotated[bool, "Continue an interrupted run from its last checkpoint."] = False
     overwrite: Annotated[bool, "Replace an output that exists."] = False
     dry_run: Annotated[bool, "Check everything, print the resolved plan and stop."] = False
@@ -80,10 +91,26 @@ class TrainingConfig:
         for tracker in self.track:
             if getattr(find_spec(tracker), "origin", None) is None:  # none has a folder that a tracker wrote, either
                 raise SetupError(f"--track {tracker}: {tracker} is not installed; run: python -m pip install {tracker}")
-        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+        read_limits(self.sentinels)
+        self.share_batch(self.num_processes or 1)
+
+    def share_batch(self, processes: int) -> tuple[int, int]:
+        """The completions in one forward pass of each of some processes, and its passes in an optimizer step.
+
+        Raises:
+            ConfigError: the batch does not divide so.
+        """
+        share, rest = divmod(self.batch_size, processes)
+        if rest or share == 0:
+            raise ConfigError(f"--batch-size {self.batch_size} must be a multiple of the {processes} processes")
+        micro = min(self.micro_batch_size, share)
+        if share % micro:
+            times = f" times {processes} processes" if processes > 1 else ""
             raise ConfigError(
-                f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
+                f"--batch-size {self.batch_size} must be a multiple of "
+                f"--micro-batch-size {self.micro_batch_size}{times}"
             )
+        return micro, share // micro
 
     def recorded(self) -> Json:
         """The fields that decide the result, as JSON values for the manifest."""
@@ -137,6 +164,12 @@ class GrpoConfig(TrainingConfig):
     max_completion_length: Annotated[int, "Longest completion, in tokens."] = 256
     temperature: Annotated[float, "Sampling temperature."] = 1.0
     beta: Annotated[float, "Weight of the KL divergence from the starting model."] = 0.0
+    vllm: Annotated[Literal["colocate", "server"] | None, "Let vLLM generate, in the same processes or a server."] = (
+        None
+    )
+    continuous_batching: Annotated[
+        bool, "Generate by transformers' continuous batching: a finished completion makes room for the next."
+    ] = False
     loss_type: Annotated[LossType, "How TRL sums the loss over tokens."] = "dapo"
     scale_rewards: Annotated[
         Literal["group", "batch", "none"],
@@ -155,6 +188,9 @@ class GrpoConfig(TrainingConfig):
     ] = None
     force: Annotated[bool, "Train even where the preflight finds no signal."] = False
     show_every: Annotated[int | None, "Show a sample of the completions with their reasons every so many steps."] = None
+    shared_prefix: Annotated[
+        SharedPrefix, "Compute each prompt once for its group: where that applies, always, or never."
+    ] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what no group can be made of; raise `ConfigError`."""

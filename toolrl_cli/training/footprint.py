@@ -55,6 +55,11 @@ class Batch:
         return self.prompts * self.prompt + self.rows * self.completion
 
     @property
+    def copied(self) -> int:
+        """Prompt tokens whose keys and values are copied to the rows that share them."""
+        return self.rows * self.prompt if self.prompts < self.rows else 0
+
+    @property
     def mask_cells(self) -> int:
         """Numbers of the attention masks that padding makes necessary."""
         length = self.prompt + self.completion
@@ -89,15 +94,15 @@ class Footprint:
 def estimate_footprint(source: ModelSource, config: TrainingConfig, arguments: _BaseConfig, batch: Batch) -> Footprint:
     """The memory of one process of a training, without its Python and its CUDA context."""
     model = build_skeleton(source.base, config)
-    parameters = list(model.parameters())
-    trained = sum(size_of(p) for p in parameters if p.requires_grad)
-    frozen = sum(size_of(p) * (FOUR_BITS / p.itemsize if quantized(config, p) else 1) for p in parameters) - trained
     text = model.config.get_text_config()
+    trained = sum(size_of(p) for p in model.parameters() if p.requires_grad)
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    held = sum(size_in_four_bits(p, text) if config.tuning == "qlora" else size_of(p) for p in frozen)
     per_token = 2 * text.num_hidden_layers * key_value_width(text) * choose_dtype(full_precision=False).itemsize
     labelled = batch.rows * batch.completion
     beta = getattr(arguments, "beta", 0.0)
     return Footprint(
-        weights=int(frozen + trained),
+        weights=held + trained,
         gradients=trained,
         optimizer=2 * trained,
         reference=trained if beta and config.tuning == "full" else 0,
@@ -129,7 +134,8 @@ def count_activations(model: Any, batch: Batch, arguments: _BaseConfig) -> int:
         model = model.to(torch.bfloat16)
     text = model.config.get_text_config()
     layers, size = text.num_hidden_layers, model.dtype.itemsize
-    kept = saved_bytes(model, batch.tokens) + batch.mask_cells * size * layers
+    expanded = 2 * (key_value_width(text) + head_width(text) * text.num_attention_heads)
+    kept = saved_bytes(model, batch.tokens) + (batch.mask_cells + batch.copied * expanded) * size * layers
     if arguments.gradient_checkpointing:
         kept = batch.tokens * text.hidden_size * size * layers + kept // layers
     return int(kept + copies)
@@ -180,13 +186,17 @@ def size_of(parameter: Tensor) -> int:
     return int(parameter.numel() * parameter.itemsize)
 
 
-def quantized(config: TrainingConfig, parameter: Tensor) -> bool:
-    """Whether QLoRA holds a parameter in 4 bits: the matrices of the layers (embeddings count as such)."""
-    return config.tuning == "qlora" and not parameter.requires_grad and parameter.ndim == 2
+def size_in_four_bits(parameter: Tensor, text: Any) -> int:
+    """Bytes of a frozen tensor under QLoRA, which leaves vectors, the embedding and the LM head as they are."""
+    matrix = parameter.ndim == 2 and parameter.size(0) != text.vocab_size
+    return int(parameter.numel() * FOUR_BITS) if matrix else size_of(parameter)
 
 
 def key_value_width(text: Any) -> int:
     """Numbers of a token's keys in a layer."""
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(heads * width)
+    return int((getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_width(text))
+
+
+def head_width(text: Any) -> int:
+    """Numbers of a token in one attention head."""
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import DataError
+from toolrl_cli.errors import DataError, SetupError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.manifest import hash_file
 from toolrl_cli.plugins.trl import BatchScorer
@@ -38,6 +39,7 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
     from accelerate import PartialState
     from trl import GRPOConfig
 
+    from toolrl_cli.training.checkpoints import resumable
     from toolrl_cli.training.flat_groups import FlatGroupFilter
     from toolrl_cli.training.preflight import Preflight, rehearse
 
@@ -61,13 +63,14 @@ def train_grpo(config: GrpoConfig) -> RunSummary:
         if config.show_every and PartialState().is_main_process:
             sinks.append(show_samples(examples, config.show_every))
         recorder = Recorder(*sinks)
-        trainer = FlatGroupFilter(
+        trainer = resumable(FlatGroupFilter)(
             materials.model,
             BatchScorer(reward, stop_ids, recorder, text_format=text_format.name).functions(),
             arguments,
             train_dataset=grpo_dataset(examples, text_format, materials.tokenizer, as_messages=tools is not None),
             processing_class=materials.tokenizer,
             peft_config=materials.peft_config,
+            shared_prefix=config.shared_prefix,
             recorder=recorder,
             rounds=config.resample_rounds * config.drop_flat_groups,
             **(tools.trainer_options if tools else {}),
@@ -103,6 +106,8 @@ def own_arguments(config: GrpoConfig) -> dict[str, Any]:
         "scale_rewards": config.scale_rewards,
         "multi_objective_aggregation": config.multi_objective_aggregation,
         "shuffle_dataset": config.order is None,
+        "use_transformers_continuous_batching": config.continuous_batching,
+        **vllm_arguments(config),
     }
 
 
@@ -124,6 +129,15 @@ def settle_horizon(config: GrpoConfig, steps: int) -> GrpoConfig:
         return config
     horizon = steps if config.horizon == AUTO else int(config.horizon)
     return replace(config, reward_settings={**config.reward_settings, "horizon": horizon})
+
+
+def vllm_arguments(config: GrpoConfig) -> dict[str, Any]:
+    """TRL's settings for generation by vLLM; raise `SetupError` where it is wanted but not installed."""
+    if config.vllm is None:
+        return {}
+    if find_spec("vllm") is None:
+        raise SetupError("--vllm: vllm is not installed; run: python -m pip install vllm, or leave the option out")
+    return {"use_vllm": True, "vllm_mode": config.vllm}
 
 
 def stop_token_ids(generation_config: object) -> list[int]:

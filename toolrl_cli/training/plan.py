@@ -115,8 +115,7 @@ def plan_grpo(
     from toolrl_cli.training.footprint import Batch
 
     rows, limit = arguments.per_device_train_batch_size, config.max_completion_length
-    # Rows share their prompt's forward pass where nothing is checkpointed, see `training.shared_prefix`.
-    distinct = rows if arguments.gradient_checkpointing else ceil(rows / config.num_generations)
+    distinct = rows if config.shared_prefix == "off" else ceil(rows / config.num_generations)
     batch = Batch(rows, max(prompts), limit, distinct, arguments.generation_batch_size)
     return {
         "steps": grpo_steps(arguments, len(prompts)),

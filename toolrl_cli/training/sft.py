@@ -30,6 +30,8 @@ def train_sft(config: SftConfig) -> RunSummary:
     """
     from trl import SFTConfig, SFTTrainer
 
+    from toolrl_cli.training.checkpoints import resumable
+
     quiet_libraries()
     text_format = choose_format(config.model, config.format, config.template)
     config = adopt_overrides(SFTConfig, config)
@@ -40,7 +42,7 @@ def train_sft(config: SftConfig) -> RunSummary:
     def build_trainer(materials: Materials) -> Trainer:
         dataset = sft_dataset(examples, text_format, materials.tokenizer)
         report_lengths(dataset, config)
-        return SFTTrainer(
+        return resumable(SFTTrainer)(
             materials.model,
             arguments,
             train_dataset=dataset,

@@ -1,10 +1,8 @@
 """GRPO that computes each prompt once for its whole group instead of once a completion.
 
-A group's completions share their prompt, so the prompt's keys and values are computed in one
-forward, with gradients, and gathered to the rows; gradients of the rows add up in the gather. The
-prefix is the prompt without its last token: each row then feeds that token and its completion
-without the last one, which are just the positions that predict the completion. The result is that
-of stock TRL up to the order of floating-point sums.
+In generation the prompt's keys and values are computed in one forward and given to each row; the
+log-probabilities come from one packed sequence a micro-batch (`packed.py`). The result is that of
+stock TRL up to the order of floating-point sums.
 """
 
 from __future__ import annotations
@@ -14,11 +12,14 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import pad
 from transformers import DynamicCache
 from trl import GRPOTrainer
 
-from toolrl_cli.inference.shared_prefix import causal_model, supports_shared_prefix
+from toolrl_cli.console import log
+from toolrl_cli.errors import ConfigError, first_line
+from toolrl_cli.inference.shared_prefix import causal_model, prefix_obstacle
+from toolrl_cli.training.config import SharedPrefix
+from toolrl_cli.training.packed import ATTENTION, completion_logps, distinct_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +28,32 @@ if TYPE_CHECKING:
     MicroBatch = dict[str, Any]
 
 
+UNSHARDED = ("NO", "MULTI_CPU", "MULTI_GPU")
+"""Kinds of distribution in which each process holds the whole model."""
+ATTENTIONS = ("eager", "sdpa", ATTENTION)
+BOUNDS = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Mean difference of a token's log-probability that rounding explains; TRL's head computes in float32 at most."""
+
+
 class SharedPrefixGRPOTrainer(GRPOTrainer):
-    """TRL's trainer with a shared prefix in generation and in the log-probabilities, where that applies."""
+    """TRL's trainer with a shared prefix in generation and in the log-probabilities, where that applies.
+
+    Args:
+        shared_prefix: `auto` leaves everything to TRL where sharing does not apply, and logs why;
+            `on` raises `ConfigError` there, when it is built or at the first batch that shows it; `off` never shares.
+
+    The other arguments are TRL's.
+    """
 
     _buffered_inputs: list[MicroBatch] | None
+
+    def __init__(self, *args: Any, shared_prefix: SharedPrefix = "auto", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._shared_prefix = shared_prefix
+        self._obstacle = trainer_obstacle(self)
+        self._checked = False
+        self._told = set[str]()
+        self._shares_prefix()
 
     def _prepare_inputs(self, generation_batch: MicroBatch) -> MicroBatch:
         """TRL's inputs, with the rows of an optimizer step ordered so that its micro-batches cut few groups."""
@@ -49,7 +72,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: MicroBatch) -> Tensor:
         """TRL's loss; where every advantage is 0 its gradient is 0 too, and no backward is computed."""
         regularised = self.beta != 0.0 or self._entropy_bonus_enabled or self.aux_loss_enabled
-        if inputs["advantages"].any() or regularised or not model.training or not self._shares_prefix():
+        alone = self.accelerator.distributed_type == "NO"  # others wait for the gradients of each backward
+        if inputs["advantages"].any() or regularised or not (alone and model.training and self._shares_prefix()):
             loss: Tensor = super()._compute_loss(model, inputs)
             return loss
         with torch.no_grad():
@@ -68,8 +92,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **modalities: Any,
     ) -> LogProbabilities:
-        given = any(value is not None for value in modalities.values())
-        if not self._shares_prefix() or self.args.gradient_checkpointing or compute_aux_loss or given:
+        if not self._passes_check(model, input_ids, attention_mask, logits_to_keep):
             options = (logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
             stock: LogProbabilities = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, *options, **modalities
@@ -86,7 +109,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         own_cache = self.use_vllm or self.use_transformers_continuous_batching or self.args.cache_implementation
-        if own_cache or not self._shares_prefix():
+        length = max(map(len, prompt_ids)) + self.max_completion_length
+        if own_cache or not self._shares_prefix(length):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
         stock = model.generate
@@ -101,10 +125,73 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         finally:
             del model.generate
 
-    def _shares_prefix(self) -> bool:
-        """Data-parallel wrappers expect one forward a backward, so sharing is for one process, and for text alone."""
-        alone = self.accelerator.distributed_type == "NO" and not self._is_vlm
-        return alone and supports_shared_prefix(self.accelerator.unwrap_model(self.model))
+    def _shares_prefix(self, length: int = 0) -> bool:
+        """Whether rows of up to `length` tokens share their prefixes; what forbids it is logged once, or raised."""
+        if self._shared_prefix == "off":
+            return False
+        reason = prefix_obstacle(self.accelerator.unwrap_model(self.model), length) or self._obstacle
+        if reason is None:
+            return True
+        if self._shared_prefix == "on":
+            raise ConfigError(f"--shared-prefix on: {reason}")
+        if reason not in self._told:
+            log(f"each prompt is computed once a completion, not once a group: {reason}")
+            self._told.add(reason)
+        return False
+
+    def _passes_check(self, model: Any, input_ids: Tensor, attention_mask: Tensor, length: int) -> bool:
+        """Whether the rows share their prefixes; the first that do are compared with TRL's own computation."""
+        longest = int(attention_mask.sum(1).max())
+        if self._shares_prefix(longest) and not self._checked:
+            self._checked = True
+            with torch.no_grad():
+                self._obstacle = self._compare_with_stock(model, input_ids, attention_mask, length)
+        return self._shares_prefix(longest)
+
+    def _compare_with_stock(self, model: Any, input_ids: Tensor, attention_mask: Tensor, length: int) -> str | None:
+        """What speaks against sharing after two completions of the first prompt are computed both ways."""
+        split = input_ids.size(1) - length
+        _, owner = distinct_rows(input_ids[:, :split], attention_mask[:, :split])
+        rows = (owner == 0).nonzero().flatten()[:2]
+        ids, mask, inner = input_ids[rows], attention_mask[rows], self.accelerator.unwrap_model(model)
+        stock, _, _ = super()._get_per_token_logps_and_entropies(inner, ids, mask, length)
+        try:
+            with self.accelerator.autocast():
+                shared, _ = completion_logps(inner, ids, mask, length)
+        except (TypeError, ValueError, RuntimeError) as error:
+            return f"it fails on this model ({first_line(error)})"
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else inner.dtype
+        difference = float((shared - stock).abs().sum() / mask[:, split:].sum().clamp(min=1))
+        if difference < BOUNDS[dtype]:
+            return None
+        return f"log-probabilities differ by {difference:.2g} on average, more than {dtype} explains"
+
+
+def trainer_obstacle(trainer: GRPOTrainer) -> str | None:
+    """What in the settings of a run forbids to share prefixes."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    inner, distributed = causal_model(model), trainer.accelerator.distributed_type
+    config = inner.config.get_text_config()
+    attention = config._attn_implementation
+    own_attention = inner._supports_sdpa and inner._can_set_attn_implementation()
+    obstacles = {
+        "the model is multimodal": trainer._is_vlm,
+        f"{distributed} splits the model over the processes": distributed not in UNSHARDED,
+        "torch.compile would compile anew for each length": trainer.args.torch_compile,
+        "the router's loss counts each prompt once a completion": trainer.aux_loss_enabled,
+        f"the model's attention is {attention}": attention not in ATTENTIONS or not own_attention,
+        "the model's attention caps its scores": getattr(config, "attn_logit_softcapping", None) is not None,
+        "a prompt-learning adapter adds tokens": getattr(model, "active_peft_config", None) is not None
+        and model.active_peft_config.is_prompt_learning,
+        "dropout is on, and a group would share it": has_dropout(model),
+    }
+    return next((reason for reason, holds in obstacles.items() if holds), None)
+
+
+def has_dropout(model: Any) -> bool:
+    """Whether training the model draws any dropout."""
+    rate = getattr(causal_model(model).config.get_text_config(), "attention_dropout", 0.0)
+    return bool(rate) or any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 def gather_groups(micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
@@ -132,22 +219,6 @@ def holds_rows(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
-def distinct_rows(prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Find equal prompts in a padded batch.
-
-    Args:
-        prompt_ids: (rows, prompt length) token ids.
-        prompt_mask: the same shape, 0 on padding.
-
-    Returns: the first row of each distinct prompt (distinct,), and for each row the index of its prompt (rows,).
-    """
-    keys = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(prompt_ids, prompt_mask, strict=True)]
-    order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
-    first = [keys.index(key) for key in order]
-    owner = [order[key] for key in keys]
-    return torch.tensor(first, device=prompt_ids.device), torch.tensor(owner, device=prompt_ids.device)
-
-
 def prefill(model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> DynamicCache:
     """Keys and values of all prompt positions but the last, computed once a distinct prompt, one row a prompt row.
 
@@ -169,38 +240,6 @@ def prefill(model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> DynamicCache
     )
     cache.batch_select_indices(owner)
     return cache
-
-
-def completion_logps(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, length: int
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probability and entropy of each completion token.
-
-    Args:
-        model: a model with TRL's fused LM head.
-        input_ids: (rows, prompt + completion), prompts left-padded, completions right-padded.
-        attention_mask: the same shape, 0 on padding.
-        length: completion positions at the end of each row.
-
-    Returns: two tensors (rows, length), 0 on padding; no entropy where the head computes none.
-    """
-    used = attention_mask.any(dim=0).nonzero()
-    total = input_ids.size(1)
-    start, end = max(0, min(int(used[0]), total - length - 2)), max(int(used[-1]), total - length) + 1
-    padding = total - end
-    ids, mask = input_ids[:, start:end], attention_mask[:, start:end]
-    split = ids.size(1) - length + padding
-    cache = prefill(model, ids[:, :split], mask[:, :split])
-    output = model(
-        input_ids=ids[:, split - 1 : -1],
-        attention_mask=mask[:, :-1],
-        position_ids=positions(mask[:, :-1])[:, split - 1 :],
-        past_key_values=cache,
-        shift_labels=ids[:, split:].masked_fill(mask[:, split:] == 0, -100),
-        fused_lm_head=True,
-    )
-    entropy = None if output.entropy is None else pad(output.entropy, (0, padding))
-    return pad(output.log_probs, (0, padding)), entropy
 
 
 def positions(mask: Tensor) -> Tensor:
