@@ -180,7 +180,7 @@ def summarize_run(folder: Path) -> RunSummary:
         folder,
         read_manifest(folder),
         metrics[-1] if metrics else {},
-        read_json(preflight) if preflight.exists() else None,
+        preflight=read_json(preflight) if preflight.exists() else None,
     )
 
 
