@@ -25,7 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from toolrl_cli.errors import ConfigError
 from toolrl_cli.inference.shared_prefix import prefix_obstacle
-from toolrl_cli.training.compat import score_labelled_positions_only
+from toolrl_cli.training.compat import project_in_small_tiles, score_labelled_positions_only
 from toolrl_cli.training.packed import distinct_rows
 from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
 
@@ -565,4 +565,14 @@ def test_scoring_labelled_positions_only_changes_no_value(monkeypatch: pytest.Mo
     stock = fused_values(model)
     score_labelled_positions_only()
     assert trl.trainer.utils._use_triton(torch.device("cpu"))
+    assert largest_difference(fused_values(model), stock) < BOUND
+
+
+def test_small_tiles_change_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model("Llama", {"vocab_size": 3 * 1024 + 7})
+    trl.trainer.utils.add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    monkeypatch.setattr(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 32768)
+    stock = fused_values(model)
+    project_in_small_tiles()
+    assert trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE == 1024
     assert largest_difference(fused_values(model), stock) < BOUND

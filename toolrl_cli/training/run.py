@@ -15,7 +15,7 @@ from toolrl_cli.jsonl import read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
 from toolrl_cli.records import Json, expect
 from toolrl_cli.training.callbacks import MetricsLog, Progress, StopOnInterrupt, TrimHeap, rewind_log
-from toolrl_cli.training.compat import score_labelled_positions_only
+from toolrl_cli.training.compat import project_in_small_tiles, score_labelled_positions_only
 from toolrl_cli.training.config import TrainingConfig
 from toolrl_cli.training.models import ModelSource, load_model, load_tokenizer, resolve_model
 from toolrl_cli.training.text_format import TEMPLATE_FILE
@@ -76,6 +76,7 @@ def run_training(
         KeyboardInterrupt: Ctrl-C; the finished steps are saved and `resume` continues after them.
     """
     score_labelled_positions_only()
+    project_in_small_tiles()
     source = resolve_model(config.model)
     refuse_output_over_input(config, source)
     manifest = describe_run(command, config, source, text_format, hashes)
