@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,21 +122,38 @@ def test_a_shared_beginning_is_computed_once_and_changes_no_token(
     import toolrl_cli.inference.shared_prefix as module
 
     model, prefilled = build_random(kind, loaded[1], **options), []
-    prefill = module.prefill_common
+    compute = module.compute_prefixes
 
-    def note(model: Any, prefix: list[int], rows: int) -> Any:
-        prefilled.append((len(prefix), rows))
-        return prefill(model, prefix, rows)
+    def note(model: Any, beginnings: list[module.Beginning], width: int) -> Any:
+        prefilled.append([len(beginning.ids) for beginning in beginnings])
+        return compute(model, beginnings, width)
 
-    monkeypatch.setattr(module, "prefill_common", note)
+    monkeypatch.setattr(module, "compute_prefixes", note)
     together = {p.id: c for p, c in build_engine((model, loaded[1]), batch_size=4).generate(SHARING)}
     for prompt in SHARING:
         [(_, alone)] = build_engine((model, loaded[1])).generate([prompt])
         assert together[prompt.id] == alone
     rows = [tokenize_prompt(loaded[1], prompt.messages, None) for prompt in SHARING]
     assert len({len(row) for row in rows}) == 4
-    assert prefilled == ([(common_length(rows), 4)] if shares else [])
+    assert prefilled == ([[common_length(rows)]] if shares else [])
     assert common_length(rows) > SHORTEST_SHARED
+
+
+def test_samples_of_a_prompt_share_all_of_it(loaded: tuple[Any, Any]) -> None:
+    model = build_random("Llama", loaded[1])
+    forwards: list[tuple[int, ...]] = []
+    model.model.register_forward_pre_hook(
+        lambda module, args, options: forwards.append(tuple(options["input_ids"].shape)), with_kwargs=True
+    )
+    prompts = [replace(prompt, sample=sample) for sample in range(3) for prompt in SHARING[:2]]
+    together = {p.key: c for p, c in build_engine((model, loaded[1]), batch_size=6, temperature=1.0).generate(prompts)}
+    lengths = [len(tokenize_prompt(loaded[1], prompt.messages, None)) for prompt in SHARING[:2]]
+    assert sorted(forwards[:2]) == sorted((1, length - 1) for length in lengths)
+    assert forwards[2] == (6, 1)
+    for prompt in prompts:
+        [(_, alone)] = build_engine((model, loaded[1]), temperature=1.0).generate([prompt])
+        assert together[prompt.key] == alone
+    assert len({completion.text for completion in together.values()}) == 6
 
 
 @pytest.mark.parametrize(

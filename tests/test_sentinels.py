@@ -113,7 +113,7 @@ def test_settings_that_make_no_sense_are_one_line(
     command: str, setting: str, why: str, cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     words = (command, examples_file, "--model", tiny_model, "-o", tmp_path / "run", "--batch-size", 8)
-    line = refusal(cli(*words, "--sentinel", setting))
+    line = refusal(cli(*words, "--sentinel", setting), status=2)
     assert line.startswith("--sentinel ") and line.endswith(f": {why}")
 
 

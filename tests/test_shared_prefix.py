@@ -25,7 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from toolrl_cli.errors import ConfigError
 from toolrl_cli.inference.shared_prefix import prefix_obstacle
-from toolrl_cli.training.compat import score_labelled_positions_only
+from toolrl_cli.training.compat import project_in_small_tiles, score_labelled_positions_only
 from toolrl_cli.training.packed import distinct_rows
 from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
 
@@ -53,7 +53,7 @@ SHARING: dict[str, dict[str, Any]] = {
     "Gemma": {},
     "Gemma3Text": {"layer_types": FULL, "sliding_window": 4, "query_pre_attn_scalar": 8},
     "GPTNeoX": {},
-    "Mistral": {"sliding_window": 11},
+    "Mistral": {"sliding_window": 19},
 }
 SLIDING = "the model's sliding window of 4 tokens is shorter than a text of 11"
 STATE = "a layer of the model keeps a state instead of keys and values"
@@ -70,6 +70,8 @@ PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15, 16, 17, 18, 19]]
 OWNERS = [0, 1, 1, 2, 0, 2, 2]
 PACKED = [(1, 6 + 2 + 4 + 12), (1, 6 + 4 + 9)]
 """Prefixes and completions of the first four rows, and of the other three, in one sequence each."""
+PREFILLED = [(1, 6), (1, 2), (1, 4), (7, 1)]
+"""Prompts without their last tokens, then the first step of all rows."""
 COMPLETIONS = [[20, 21, 22, 2], [23, 2], [24, 25, 26], [27, 28, 2], [29], [30, 31, 32, 33], [34, 35, 36, 37]]
 
 
@@ -263,7 +265,7 @@ def test_greedy_tokens_are_those_of_trl(
         tokens, _ = trainer._generate_single_turn(prompts, None, {}, 2)
     stock, _ = GRPOTrainer._generate_single_turn(trainer, prompts, None, {}, 2)
     assert tokens == stock
-    assert rows[:2] == [(3, 6), (7, 1)]
+    assert rows[:4] == PREFILLED
     assert [tokens[row] for row in (0, 1, 3)] == [tokens[row] for row in (4, 2, 5)]
     assert "generate" not in vars(trainer.model)
 
@@ -306,8 +308,8 @@ def test_settings_that_forbid_sharing_are_named(
 ) -> None:
     model, options, reason = OBSTACLES[name]
     trainer = build_trainer(build_model("Llama", model), **options)
-    assert trainer._obstacle == reason
-    assert capsys.readouterr().err.count(reason) == 1
+    assert not trainer._shares_prefix(100)
+    assert capsys.readouterr().err == f"each prompt is computed once a completion, not once a group: {reason}\n"
     with pytest.raises(ConfigError, match=reason):
         build_trainer(build_model("Llama", model), shared_prefix="on", **options)
 
@@ -354,7 +356,7 @@ def test_a_wrong_result_is_found_before_it_is_used(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("toolrl_cli.training.packed.attend_rows", wrong)
+    monkeypatch.setattr("toolrl_cli.inference.shared_attention.attend_rows", wrong)
     trainer = build_trainer(build_model("Llama", {}), unchecked=False)
     ours = compute(trainer, SharedPrefixGRPOTrainer)
     assert largest_difference(ours[:2], compute(trainer, GRPOTrainer)[:2]) == 0.0
@@ -376,7 +378,7 @@ def test_gradient_checkpointing_shares_too(
     assert_equal(ours, compute(trainer, GRPOTrainer))
     with counted_rows(trainer) as rows:
         trainer._generate_single_turn([PROMPTS[owner] for owner in OWNERS], None, {}, 2)
-    assert rows[:2] == [(3, 6), (7, 1)]
+    assert rows[:4] == PREFILLED
 
 
 def test_a_static_cache_generates_as_trl_does(build_trainer: Callable[..., Any]) -> None:
@@ -563,4 +565,14 @@ def test_scoring_labelled_positions_only_changes_no_value(monkeypatch: pytest.Mo
     stock = fused_values(model)
     score_labelled_positions_only()
     assert trl.trainer.utils._use_triton(torch.device("cpu"))
+    assert largest_difference(fused_values(model), stock) < BOUND
+
+
+def test_small_tiles_change_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model("Llama", {"vocab_size": 3 * 1024 + 7})
+    trl.trainer.utils.add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    monkeypatch.setattr(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 32768)
+    stock = fused_values(model)
+    project_in_small_tiles()
+    assert trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE == 1024
     assert largest_difference(fused_values(model), stock) < BOUND

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from toolrl_cli.inference.shared_attention import ATTENTION, Prefix, SharedLayer, use_shared_attention
+
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from toolrl_cli.inference.shared_attention import Rows
+
+ATTENTIONS = ("eager", "sdpa", ATTENTION)
 LENGTH_DEPENDENT = {"dynamic", "longrope"}
 """Kinds of rotary positions that turn otherwise once a text is long."""
 
@@ -29,6 +37,14 @@ def prefix_obstacle(model: PreTrainedModel, length: int) -> str | None:
     layers = DynamicCache(config=inner.config).layers
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         return "a layer of the model keeps a state instead of keys and values"
+    config = inner.config.get_text_config()
+    attention = config._attn_implementation
+    if attention not in ATTENTIONS or not (inner._supports_sdpa and inner._can_set_attn_implementation()):
+        return f"the model's attention is {attention}"
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        return "the model's attention caps its scores"
+    if getattr(config, "num_kv_shared_layers", 0):
+        return "layers of the model share their keys and values"
     rope = rope_types(inner.config)
     if not rope or rope & LENGTH_DEPENDENT:
         return "the model's positions are not rotary, or change with the length"
@@ -49,6 +65,25 @@ def causal_model(model: Any) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Token ids, without padding, that some rows of a batch begin with."""
+
+    ids: Sequence[int]
+    rows: Rows
+
+
+def rows_of_prompts(prompts: Sequence[Sequence[int]]) -> list[Beginning]:
+    """Each distinct prompt without its last token, with its rows; a slice where they stand together: no copies."""
+    owners: dict[tuple[int, ...], list[int]] = {}
+    for row, ids in enumerate(prompts):
+        owners.setdefault(tuple(ids), []).append(row)
+    spans = [(ids[:-1], rows, slice(rows[0], rows[-1] + 1)) for ids, rows in owners.items()]
+    return [
+        Beginning(ids, span if span.stop - span.start == len(rows) else torch.tensor(rows)) for ids, rows, span in spans
+    ]
+
+
 def common_length(rows: Sequence[list[int]]) -> int:
     """How many tokens all rows begin with; the last one of the shortest row does not count."""
     first, last = min(rows), max(rows)  # in between them all others stand, and begin as both do
@@ -56,17 +91,47 @@ def common_length(rows: Sequence[list[int]]) -> int:
     return min(next(ends, len(first)), *(len(row) - 1 for row in rows))
 
 
-def prefill_common(model: Any, prefix: Sequence[int], rows: int) -> DynamicCache:
-    """The cache of a beginning, computed once and repeated for each row.
+def generate_behind(
+    model: Any, beginnings: Sequence[Beginning], width: int, input_ids: Tensor, attention_mask: Tensor, **options: Any
+) -> Tensor:
+    """`model.generate` for rows that share beginnings, each of which is computed once and read once a token.
 
     Args:
         model: the causal language model, wrapped by LoRA or not.
-        prefix: token ids, without padding.
-        rows: how many rows begin with it.
+        beginnings: each row has one.
+        width: columns that they take in `input_ids`, padding included.
+        input_ids: (rows, columns).
+        attention_mask: the same shape, 0 on padding.
+        options: what `generate` takes.
+
+    Returns: (rows, columns and new tokens) token ids.
     """
     inner = causal_model(model)
-    cache = DynamicCache(config=inner.config)
-    ids = torch.tensor([prefix], device=inner.device)
-    inner.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-    cache.batch_repeat_interleave(rows)
-    return cache
+    use_shared_attention(inner)
+    with torch.no_grad():
+        cache = compute_prefixes(inner, beginnings, width)
+    prepare = inner.prepare_inputs_for_generation
+
+    @wraps(prepare)
+    def prepare_with_cache(*args: Any, **kwargs: Any) -> Any:
+        return {**prepare(*args, **kwargs), "cache": cache}
+
+    inner.prepare_inputs_for_generation = prepare_with_cache
+    try:
+        output: Tensor = type(model).generate(
+            model, input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, **options
+        )
+    finally:
+        del inner.prepare_inputs_for_generation
+    return output
+
+
+def compute_prefixes(model: Any, beginnings: Sequence[Beginning], width: int) -> Cache:
+    """A cache of beginnings, each from a forward of its own, so that no padding is computed."""
+    computed = []
+    for beginning in beginnings:
+        cache = DynamicCache(config=model.config)
+        ids = torch.tensor([beginning.ids], device=model.device)
+        model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+        computed.append([Prefix(beginning.rows, layer.keys[0], layer.values[0]) for layer in cache.layers])
+    return Cache(layers=[SharedLayer(prefixes, width) for prefixes in zip(*computed, strict=True)])

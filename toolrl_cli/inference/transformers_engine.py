@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
@@ -11,12 +11,15 @@ from toolrl_cli.errors import DataError, first_line
 from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.records import Completion, Json
 
+if TYPE_CHECKING:
+    from toolrl_cli.inference.shared_prefix import Beginning
+
 SHORTEST_SHARED = 32
 """Tokens of a common beginning from which on one forward for it alone is worth its overhead."""
 
 
 class TransformersEngine:
-    """Decodes batches of prompts of similar length; a beginning that all of a batch share is computed once.
+    """Decodes batches of prompts of similar length; what the prompts of a batch share is computed once.
 
     Args:
         model: a causal language model in evaluation mode.
@@ -43,37 +46,51 @@ class TransformersEngine:
     def _complete(self, rows: Sequence[list[int]], batch: Sequence[Prompt]) -> list[Completion]:
         import torch
 
+        from toolrl_cli.inference.shared_prefix import generate_behind
+
+        beginnings, shared = self._beginnings(rows)
+        inputs = self._lay_out(rows, shared)
+        columns = inputs["input_ids"].shape[1]
+        options = {
+            "logits_processor": self._noise(batch),
+            "max_new_tokens": self._sampling.max_new_tokens,
+            "do_sample": False,
+            "temperature": None,
+            "top_p": None,
+            "top_k": None,
+            "pad_token_id": self._tokenizer.pad_token_id,
+        }
         with torch.inference_mode():
-            inputs = self._prepare(rows)
-            output = self._model.generate(
-                **inputs,
-                logits_processor=self._noise(batch),
-                max_new_tokens=self._sampling.max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=self._tokenizer.pad_token_id,
-            )
-        new = output[:, inputs["input_ids"].shape[1] :]
-        return [self._decode(row.tolist()) for row in new]
+            if beginnings:
+                width = shared or columns - 1
+                output = generate_behind(self._model, beginnings, width, **inputs, **options)
+            else:
+                output = self._model.generate(**inputs, **options)
+        return [self._decode(row.tolist()) for row in output[:, columns:]]
 
-    def _prepare(self, rows: Sequence[list[int]]) -> Json:
-        """Token ids and mask; where the rows share a beginning it stands before the padding, with its cache."""
-        import torch
-
-        from toolrl_cli.inference.shared_prefix import common_length, prefill_common, prefix_obstacle
+    def _beginnings(self, rows: Sequence[list[int]]) -> tuple[list[Beginning], int]:
+        """What is computed once for several rows: one beginning of all of them, with its length, or each prompt."""
+        from toolrl_cli.inference.shared_prefix import Beginning, common_length, prefix_obstacle, rows_of_prompts
 
         longest = max(map(len, rows)) + self._sampling.max_new_tokens
-        shared = common_length(rows) if len(rows) > 1 and prefix_obstacle(self._model, longest) is None else 0
-        if shared < SHORTEST_SHARED:
-            return dict(self._pad(rows))
+        shared = common_length(rows)
+        if len(rows) == 1 or shared < SHORTEST_SHARED or prefix_obstacle(self._model, longest):
+            return [], 0
+        prompts = rows_of_prompts(rows)
+        behind = sum(len(row) - shared for row in rows)
+        if sum(len(prompt.ids) for prompt in prompts) < shared + behind:
+            return prompts, 0
+        return [Beginning(rows[0][:shared], slice(None))], shared
+
+    def _lay_out(self, rows: Sequence[list[int]], shared: int) -> Json:
+        """Token ids and mask: a beginning that all rows share stands before the padding."""
+        import torch
+
         rest = self._pad([row[shared:] for row in rows])
-        prefix = torch.tensor(rows[0][:shared], device=self._model.device).expand(len(rows), -1)
+        prefix = torch.tensor(rows[0][:shared], dtype=torch.long, device=self._model.device).expand(len(rows), -1)
         return {
             "input_ids": torch.cat([prefix, rest["input_ids"]], dim=1),
             "attention_mask": torch.cat([torch.ones_like(prefix), rest["attention_mask"]], dim=1),
-            "past_key_values": prefill_common(self._model, rows[0][:shared], len(rows)),
         }
 
     def _pad(self, rows: Sequence[list[int]]) -> Any:

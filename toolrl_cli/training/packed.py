@@ -9,37 +9,18 @@ no part. It is one forward of the wrapped model, so it works under checkpointing
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from toolrl_cli.inference.shared_attention import Group, use_shared_attention
 from toolrl_cli.inference.shared_prefix import causal_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ATTENTION = "toolrl_packed"
 NO_LABEL = -100
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Lengths in tokens: of a prefix, and of the segments behind it."""
-
-    prefix: int
-    segments: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Tokens of the whole group."""
-        return self.prefix + sum(self.segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +50,13 @@ def completion_logps(
 
     Returns: two tensors (rows, length), 0 on padding; no entropy where the head computes none.
     """
-    use_packed_attention(model)
+    use_shared_attention(causal_model(unwrap(model)))
     packed = pack(input_ids, attention_mask, length)
     scored = packed.predicted >= 0
     tokens, target = input_ids.flatten(), packed.predicted.clamp(min=0)
     output = model(
         input_ids=tokens[packed.source][None],
-        # A mask of four dimensions is passed on as it is; packed attention reads `groups` instead.
+        # A mask of four dimensions is passed on as it is; the attention reads `groups` instead.
         attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device),
         position_ids=packed.positions[None],
         shift_labels=tokens[target].masked_fill(~scored, NO_LABEL)[None],
@@ -129,81 +110,6 @@ def distinct_rows(prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tens
     return torch.tensor(first, device=prompt_ids.device), torch.tensor(owner, device=prompt_ids.device)
 
 
-def use_packed_attention(model: Any) -> None:
-    """Have a model's layers call `packed_attention`, which is PyTorch's attention for all that is not packed."""
-    inner = causal_model(unwrap(model))
-    if inner.config._attn_implementation != ATTENTION:
-        inner.set_attn_implementation(ATTENTION)
-
-
 def unwrap(model: Any) -> Any:
     """The model inside a data-parallel wrapper, if there is one."""
     return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
-
-
-def packed_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    groups: Sequence[Group] | None = None,
-    scaling: float | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Attention in the form of transformers' `AttentionInterface`.
-
-    Args:
-        module: the attention layer.
-        query: (1, heads, tokens, dimension); `key` and `value` may have fewer heads.
-        groups: how the tokens are packed; None where they are not.
-
-    Returns: (1, tokens, heads, dimension), and no weights.
-    """
-    if groups is None:
-        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-        return output, None
-    repeats, sizes = query.size(1) // key.size(1), [group.size for group in groups]
-    q, k, v = (x[0].transpose(0, 1).split(sizes) for x in (query, repeat_kv(key, repeats), repeat_kv(value, repeats)))
-    outputs = (attend(*parts, scaling) for parts in zip(groups, q, k, v, strict=True))
-    return torch.cat([part for parts in outputs for part in parts])[None], None
-
-
-def attend(group: Group, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Iterator[Tensor]:
-    """Attention of a group: its prefix on itself, each segment on the prefix and on itself up to each token.
-
-    Args:
-        group: the lengths.
-        query: (tokens, heads, dimension), as are `key` and `value`.
-        scaling: factor of the products; None is the inverse root of the dimension.
-
-    Yields: tensors (some of the tokens, heads, dimension), in order.
-    """
-    (q_prefix, q), (k_prefix, k), (v_prefix, v) = (
-        (x[: group.prefix], pad_sequence(x[group.prefix :].split(group.segments), batch_first=True))
-        for x in (query, key, value)
-    )
-    if group.prefix:
-        yield attend_rows(q_prefix[None], k_prefix[None], v_prefix[None], scaling)[0]
-    k, v = (
-        torch.cat([prefix.expand(len(own), -1, -1, -1), own], dim=1) for prefix, own in ((k_prefix, k), (v_prefix, v))
-    )
-    # Padding stands at the end of a segment, where no other token sees it.
-    for output, length in zip(attend_rows(q, k, v, scaling), group.segments, strict=True):
-        yield output[:length]
-
-
-def attend_rows(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """Causal attention of rows (rows, tokens, heads, dimension) whose queries are the last tokens of their keys."""
-    length, total = query.size(1), key.size(1)
-    mask = None
-    if length < total:
-        mask = torch.ones(length, total, dtype=torch.bool, device=query.device).tril(total - length)
-    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    output: Tensor = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
-    return output.transpose(1, 2)
-
-
-AttentionInterface.register(ATTENTION, packed_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)

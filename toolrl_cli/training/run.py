@@ -28,7 +28,7 @@ from toolrl_cli.training.callbacks import (
 )
 from toolrl_cli.training.card import write_card
 from toolrl_cli.training.checkpoints import CONTENTS_FILE, discard_broken, step_of, sync, whole_checkpoints
-from toolrl_cli.training.compat import score_labelled_positions_only
+from toolrl_cli.training.compat import project_in_small_tiles, score_labelled_positions_only
 from toolrl_cli.training.config import TrainingConfig
 from toolrl_cli.training.hub import check_hub, push_to_hub
 from toolrl_cli.training.launch import main_decides, main_does, rank, world_size
@@ -108,6 +108,7 @@ def run_training(
         TrainingStopped: a sentinel stopped the run; `resume` continues it.
     """
     score_labelled_positions_only()
+    project_in_small_tiles()
     source = resolve_model(config.model)
     refuse_output_over_input(config, source)
     check_tuning(config, source)

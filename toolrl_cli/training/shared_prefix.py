@@ -1,6 +1,6 @@
 """GRPO that computes each prompt once for its whole group instead of once a completion.
 
-In generation the prompt's keys and values are computed in one forward and given to each row; the
+In generation the prompt's keys and values are computed once and read once a token for all rows; the
 log-probabilities come from one packed sequence a micro-batch (`packed.py`). The result is that of
 stock TRL up to the order of floating-point sums.
 """
@@ -12,14 +12,13 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache
 from trl import GRPOTrainer
 
 from toolrl_cli.console import log
 from toolrl_cli.errors import ConfigError, first_line
-from toolrl_cli.inference.shared_prefix import causal_model, prefix_obstacle
+from toolrl_cli.inference.shared_prefix import causal_model, generate_behind, prefix_obstacle, rows_of_prompts
 from toolrl_cli.training.config import SharedPrefix
-from toolrl_cli.training.packed import ATTENTION, completion_logps, distinct_rows
+from toolrl_cli.training.packed import completion_logps, distinct_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 UNSHARDED = ("NO", "MULTI_CPU", "MULTI_GPU")
 """Kinds of distribution in which each process holds the whole model."""
-ATTENTIONS = ("eager", "sdpa", ATTENTION)
 BOUNDS = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Mean difference of a token's log-probability that rounding explains; TRL's head computes in float32 at most."""
 
@@ -108,22 +106,28 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
-        own_cache = self.use_vllm or self.use_transformers_continuous_batching or self.args.cache_implementation
-        length = max(map(len, prompt_ids)) + self.max_completion_length
-        if own_cache or not self._shares_prefix(length):
+        if not self._generates_shared(prompt_ids):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
-        stock = model.generate
+        beginnings = rows_of_prompts(prompt_ids)
 
         def generate(input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-            cache = prefill(model, input_ids, attention_mask)
-            return stock(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, **options)
+            width = input_ids.size(1) - 1
+            return generate_behind(model, beginnings, width, input_ids, attention_mask, **options)
 
         model.generate = generate
         try:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         finally:
             del model.generate
+
+    def _generates_shared(self, prompt_ids: list[list[int]]) -> bool:
+        """Whether transformers generates, row by row, and each prompt has a beginning before its last token."""
+        other_engine = self.use_vllm or self.use_transformers_continuous_batching
+        options = self.generation_config if not other_engine else None
+        plain = options and not options.cache_implementation and options.num_beams in (None, 1)
+        longest = max(map(len, prompt_ids)) + self.max_completion_length
+        return bool(plain and min(map(len, prompt_ids)) > 1 and self._shares_prefix(longest))
 
     def _shares_prefix(self, length: int = 0) -> bool:
         """Whether rows of up to `length` tokens share their prefixes; what forbids it is logged once, or raised."""
@@ -170,17 +174,12 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 def trainer_obstacle(trainer: GRPOTrainer) -> str | None:
     """What in the settings of a run forbids to share prefixes."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    inner, distributed = causal_model(model), trainer.accelerator.distributed_type
-    config = inner.config.get_text_config()
-    attention = config._attn_implementation
-    own_attention = inner._supports_sdpa and inner._can_set_attn_implementation()
+    distributed = trainer.accelerator.distributed_type
     obstacles = {
         "the model is multimodal": trainer._is_vlm,
         f"{distributed} splits the model over the processes": distributed not in UNSHARDED,
         "torch.compile would compile anew for each length": trainer.args.torch_compile,
         "the router's loss counts each prompt once a completion": trainer.aux_loss_enabled,
-        f"the model's attention is {attention}": attention not in ATTENTIONS or not own_attention,
-        "the model's attention caps its scores": getattr(config, "attn_logit_softcapping", None) is not None,
         "a prompt-learning adapter adds tokens": getattr(model, "active_peft_config", None) is not None
         and model.active_peft_config.is_prompt_learning,
         "dropout is on, and a group would share it": has_dropout(model),
@@ -217,31 +216,3 @@ def select_rows(batch: MicroBatch, rows: Tensor) -> MicroBatch:
 def holds_rows(value: object) -> bool:
     """Whether a value of a batch has a row for each completion."""
     return isinstance(value, torch.Tensor) and value.ndim > 0
-
-
-def prefill(model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> DynamicCache:
-    """Keys and values of all prompt positions but the last, computed once a distinct prompt, one row a prompt row.
-
-    Args:
-        model: the causal language model, wrapped by LoRA or not.
-        prompt_ids: (rows, prompt length), left-padded.
-        prompt_mask: the same shape, 0 on padding.
-    """
-    first, owner = distinct_rows(prompt_ids, prompt_mask)
-    inner = causal_model(model)
-    cache = DynamicCache(config=inner.config)
-    mask = prompt_mask[first, :-1]
-    inner.base_model(
-        input_ids=prompt_ids[first, :-1],
-        attention_mask=mask,
-        position_ids=positions(mask),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    cache.batch_select_indices(owner)
-    return cache
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Position of each token counted from its row's first real token, as `generate` counts them."""
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
