@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import trl.trainer.utils
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from trl.trainer.base_config import _BaseConfig
 
-TILE = (4096, 32768)
-"""Tokens and vocabulary entries that TRL's LM head computes logits of at a time."""
+TILE_TOKENS = 4096
+"""Tokens that TRL's LM head computes logits of at a time, each for `_CHUNKED_LOGPROB_CHUNK_SIZE` vocabulary entries."""
 TILE_COPIES = 3
 """Float32 tensors of a tile that are alive at once: logits, probabilities, gradient."""
 FOUR_BITS = 4.127 / 8
@@ -107,7 +108,10 @@ def estimate_footprint(source: ModelSource, config: TrainingConfig, arguments: _
         optimizer=2 * trained,
         reference=trained if beta and config.tuning == "full" else 0,
         activations=count_activations(model, batch, arguments),
-        logits=min(labelled, TILE[0]) * min(text.vocab_size, TILE[1]) * 4 * TILE_COPIES,
+        logits=min(labelled, TILE_TOKENS)
+        * min(text.vocab_size, trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE)
+        * 4
+        * TILE_COPIES,
         cache=batch.generated * (batch.prompt + batch.completion) * per_token,
     )
 
