@@ -142,7 +142,7 @@ def test_examples_come_in_the_order_of_their_mean_reward(
         ids = [row["id"] for row in read_rows(tmp_path / "run/completions.jsonl") if row["step"] == step]
         taken.append(list(dict.fromkeys(ids)))
     assert taken == (easy if order == "easy-first" else hard) * 2
-    assert set(done.manifest.hashes) == {"data", "format", "reward", "order"}
+    assert set(done.manifest.hashes) == {"data", "format", "base", "reward", "order"}
 
 
 def test_an_example_without_score_and_half_an_order_are_one_line(
