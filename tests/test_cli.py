@@ -19,12 +19,11 @@ import typer
 from typer.testing import CliRunner
 
 from toolrl_cli import __version__
-from toolrl_cli.cli import app
+from toolrl_cli.cli import COMMANDS, app, load_command
 from toolrl_cli.commands.options import SETTINGS, parse_settings, takes
 from toolrl_cli.errors import ConfigError, GateFailed, Terminated, TrainingStopped
 from toolrl_cli.training.config import GrpoConfig, SftConfig
 
-COMMANDS = ["prepare", "sft", "grpo", "score", "eval", "quickstart"]
 HEAVY = ["torch", "transformers", "datasets", "trl", "peft", "pydantic", "rich", "yaml", "jinja2", "numpy"]
 HELPS = [["--help"], *([command, "--help"] for command in COMMANDS)]
 SAMPLES = Path(__file__).parents[1] / "data_samples"
@@ -61,17 +60,20 @@ class TestHelp:
         assert done.stdout.startswith(" ".join(["Usage: toolrl", *words[:-1]]) + " [OPTIONS]")
 
     def test_it_comes_quickly(self) -> None:
-        """Each takes at most 1.6 times as long as importing Typer: the best of 7 rounds, of more on a busy machine.
+        """Each takes at most 1.6 times as long as importing Typer, the list of all commands 1.8 times.
 
-        Processor time stands for the clock, since other processes change it less.
+        The best of 7 rounds counts, of more on a busy machine. Processor time stands for the clock, since other
+        processes change it less.
         """
         commands = [["-c", "import typer"], *(["-m", "toolrl_cli", *words] for words in HELPS)]
+        limits = [1.0, 1.8, *[1.6] * len(COMMANDS)]
         best = [float("inf")] * len(commands)
         for done in range(1, 22):
             best = [min(known, processor_time(command)) for known, command in zip(best, commands, strict=True)]
-            if done >= 7 and max(best) <= 1.6 * best[0]:
+            slow = [time for time, limit in zip(best, limits, strict=True) if time > limit * best[0]]
+            if done >= 7 and not slow:
                 return
-        assert max(best) <= 1.6 * best[0], best
+        assert not slow, best
 
     @pytest.mark.parametrize("words", HELPS[:3], ids=" ".join)
     def test_the_script_and_the_module_are_the_same(self, words: list[str]) -> None:
@@ -136,9 +138,7 @@ class TestUsage:
 
 def test_whether_a_path_can_be_read_is_never_a_usage_error() -> None:
     """Typer would end with status 2 where the commands say in one line what is wrong."""
-    params: list[tuple[str, Any]] = [
-        (name, param) for name, command in typer.main.get_group(app).commands.items() for param in command.params
-    ]
+    params: list[tuple[str, Any]] = [(name, param) for name in COMMANDS for param in load_command(name).params]
     paths = [
         (name, param.name, param.type_descriptor.parameter_info.readable)
         for name, param in params

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import sys
 import traceback
+from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from toolrl_cli import __version__
-from toolrl_cli.commands import audit, export, grpo, prepare, quickstart, score, sft
-from toolrl_cli.commands import eval as eval_command
 from toolrl_cli.console import discard, log
 from toolrl_cli.errors import SetupError, ToolrlError
 
+COMMANDS = {
+    "prepare": "prepare",
+    "sft": "sft",
+    "grpo": "grpo",
+    "score": "score",
+    "eval": "evaluate",
+    "audit": "audit",
+    "export": "export",
+    "quickstart": "quickstart",
+}
+"""The function of each command, in the module of its name below `commands`; only the one that runs is imported."""
 TRAIN_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf", "matplotlib")
 READER_GONE = 141
 """What a shell says of a program that SIGPIPE ended."""
@@ -29,6 +39,17 @@ class ToolrlGroup(TyperGroup):
         if option is not None:
             option.default = False
         return option
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order of a training."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command, imported now; for an unknown name all are, so that Typer can suggest one."""
+        for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                self.commands[name] = load_command(name)
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; on a failure print where, what and the fix, and exit with its status."""
@@ -48,6 +69,13 @@ class ToolrlGroup(TyperGroup):
             failure = explain(error)
             log(f"toolrl: {' '.join(str(failure).splitlines())}")
             raise typer.Exit(failure.exit_status) from None
+
+
+def load_command(name: str) -> Any:
+    """The command of a name, as Typer builds it."""
+    single = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    single.command(name)(getattr(import_module(f"toolrl_cli.commands.{name}"), COMMANDS[name]))
+    return typer.main.get_command(single)
 
 
 def explain(error: Exception) -> ToolrlError:
@@ -94,13 +122,3 @@ app = typer.Typer(
 @app.callback()
 def main(version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True)) -> None:
     """Train language models to call tools well, and prove it."""
-
-
-app.command("prepare")(prepare.prepare)
-app.command("sft")(sft.sft)
-app.command("grpo")(grpo.grpo)
-app.command("score")(score.score)
-app.command("eval")(eval_command.evaluate)
-app.command("audit")(audit.audit)
-app.command("export")(export.export)
-app.command("quickstart")(quickstart.quickstart)
