@@ -123,8 +123,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     def _generates_shared(self, prompt_ids: list[list[int]]) -> bool:
         """Whether transformers generates, row by row, and each prompt has a beginning before its last token."""
-        other_engine = self.use_vllm or self.use_transformers_continuous_batching
-        options = self.generation_config if not other_engine else None
+        options = None if self.use_vllm else self.generation_config
         plain = options and not options.cache_implementation and options.num_beams in (None, 1)
         longest = max(map(len, prompt_ids)) + self.max_completion_length
         return bool(plain and min(map(len, prompt_ids)) > 1 and self._shares_prefix(longest))
@@ -178,6 +177,7 @@ def trainer_obstacle(trainer: GRPOTrainer) -> str | None:
     obstacles = {
         "the model is multimodal": trainer._is_vlm,
         f"{distributed} splits the model over the processes": distributed not in UNSHARDED,
+        "continuous batching has an attention of its own": trainer.use_transformers_continuous_batching,
         "torch.compile would compile anew for each length": trainer.args.torch_compile,
         "the router's loss counts each prompt once a completion": trainer.aux_loss_enabled,
         "a prompt-learning adapter adds tokens": getattr(model, "active_peft_config", None) is not None
