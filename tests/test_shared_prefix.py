@@ -32,6 +32,8 @@ from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
 BOUND = 1e-6
 FLOAT32_BOUND = 1e-5
 """Relative, of log-probabilities, entropies and gradients alike."""
+SMOLLM2_BOUND = 1e-4
+"""The same, through thirty layers."""
 VOCABULARY = 800
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -148,24 +150,24 @@ def build_trainer(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return partial(build, folder=tmp_path / "out")
 
 
-def padded_batch() -> tuple[Tensor, Tensor, int]:
+def padded_batch(prompts: list[list[int]] = PROMPTS) -> tuple[Tensor, Tensor, int]:
     """Token ids and mask of seven completions: prompts padded left, completions right, groups not in order."""
-    width, length = max(map(len, PROMPTS)), max(map(len, COMPLETIONS))
+    width, length = max(map(len, prompts)), max(map(len, COMPLETIONS))
     ids = torch.zeros(len(OWNERS), width + length, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, (owner, completion) in enumerate(zip(OWNERS, COMPLETIONS, strict=True)):
-        start = width - len(PROMPTS[owner])
-        tokens = PROMPTS[owner] + completion
+        start = width - len(prompts[owner])
+        tokens = prompts[owner] + completion
         ids[row, start : start + len(tokens)] = torch.tensor(tokens)
         mask[row, start : start + len(tokens)] = 1
     return ids, mask, length
 
 
-def compute(trainer: Any, kind: type[GRPOTrainer]) -> Values:
+def compute(trainer: Any, kind: type[GRPOTrainer], prompts: list[list[int]] = PROMPTS) -> Values:
     """Log-probabilities, entropies and the gradients of a loss over both, in chunks of four rows."""
     trainer.model.zero_grad()
     logps, entropies, _ = kind._get_per_token_logps_and_entropies(
-        trainer, trainer.model, *padded_batch(), batch_size=4, compute_entropy=True
+        trainer, trainer.model, *padded_batch(prompts), batch_size=4, compute_entropy=True
     )
     weights = torch.linspace(-1, 1, logps.numel(), dtype=logps.dtype).view_as(logps)
     (weights * logps + weights.flip(0) * entropies).sum().backward()
@@ -207,6 +209,22 @@ def assert_equal(ours: Values, stock: Values, bound: float = BOUND) -> None:
 def test_float32_differs_by_rounding_alone(kind: str, build_trainer: Callable[..., Any]) -> None:
     trainer = build_trainer(build_model(kind, SHARING[kind]).float())
     assert_equal(compute(trainer, SharedPrefixGRPOTrainer), compute(trainer, GRPOTrainer), FLOAT32_BOUND)
+
+
+@pytest.mark.slow
+def test_smollm2_gives_the_same(build_trainer: Callable[..., Any]) -> None:
+    from toolrl_cli.training.models import load_model, resolve_model
+
+    model = load_model(resolve_model("smollm2-135m"), full_precision=True)
+    trainer = build_trainer(model, max_completion_length=24)
+    chance = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(100, 40_000, (length,), generator=chance).tolist() for length in (300, 120, 230)]
+    ours, stock = (compute(trainer, kind, prompts) for kind in KINDS)
+    assert_equal(ours, stock, SMOLLM2_BOUND)
+    trainer.generation_config.do_sample = False
+    rows = [prompts[owner] for owner in OWNERS]
+    tokens, same = (kind._generate_single_turn(trainer, rows, None, {}, 2)[0] for kind in KINDS)
+    assert tokens == same
 
 
 def test_eager_attention_gives_the_same(build_trainer: Callable[..., Any]) -> None:
