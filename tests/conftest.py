@@ -169,11 +169,11 @@ def cli() -> InProcess:
     return run
 
 
-def refusal(result: Result | subprocess.CompletedProcess[str]) -> str:
-    """The one line on stderr of a command that exits with 1 and prints no result."""
-    status = result.exit_code if isinstance(result, Result) else result.returncode
+def refusal(result: Result | subprocess.CompletedProcess[str], status: int = 1) -> str:
+    """The one line on stderr of a command that exits with this status, 2 for a wrong option, and prints no result."""
+    found = result.exit_code if isinstance(result, Result) else result.returncode
     lines = result.stderr.splitlines()
-    assert (status, result.stdout, len(lines)) == (1, "", 1), result.stderr
+    assert (found, result.stdout, len(lines)) == (status, "", 1), result.stderr
     return lines[0].removeprefix("toolrl: ")
 
 
@@ -222,14 +222,14 @@ def change_trainer(monkeypatch: pytest.MonkeyPatch, command: str, change: Callab
     monkeypatch.setattr(f"toolrl_cli.training.{command}.run_training", run)
 
 
-def interrupt_at(steps: list[int]) -> Any:
-    """A callback that presses Ctrl-C while each of the steps runs."""
+def interrupt_at(steps: list[int], number: signal.Signals = signal.SIGINT) -> Any:
+    """A callback that presses Ctrl-C, or sends another signal, while each of the steps runs."""
     from transformers import TrainerCallback
 
     class Press(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step + 1 in steps:
                 steps.remove(state.global_step + 1)
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
     return Press()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from conftest import read_rows, write_lines
+from hostile_rows import count_real
+
 from toolrl_cli.errors import DataError
-from toolrl_cli.prepare import PrepareConfig, Summary, prepare_examples
 from toolrl_cli.records import Example, Json, Target
 from toolrl_cli.sources.base import REPAIRS
 from toolrl_cli.sources.registry import SOURCES, recognise
@@ -78,14 +79,11 @@ def repairing() -> Iterator[list[str]]:
 
 def prepare_file(folder: Path, given: Path, **options: Any) -> tuple[Json, list[Json]]:
     """What `prepare` counts for a file of one source, and the examples it writes."""
-    summary: Summary = prepare_examples(PrepareConfig(inputs=(given,), output=folder / "out.jsonl", **options))
-    [(name, counts)] = summary.to_json()["sources"].items()
-    examples = [json.loads(line) for line in (folder / "out.jsonl").read_text("utf-8").splitlines()]
-    return {"source": name, **{key: counts[key] for key in ("rows", "converted", "examples")}}, examples
+    counts = count_real(folder, given, **options)
+    del counts["reasons"]
+    return counts, read_rows(folder / "out.jsonl")
 
 
 def prepare_rows(folder: Path, rows: list[Json], **options: Any) -> tuple[Json, list[Json]]:
     """`prepare_file` for rows."""
-    given = folder / "rows.jsonl"
-    given.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return prepare_file(folder, given, **options)
+    return prepare_file(folder, write_lines(folder / "rows.jsonl", rows), **options)

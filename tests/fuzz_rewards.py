@@ -10,6 +10,7 @@ import math
 import random
 import time
 
+from toolrl_cli.formats import FORMATS
 from toolrl_cli.records import Rollout, Target, ToolCall
 from toolrl_cli.rewards import find_reward
 from toolrl_cli.rewards.engine import SpecReward
@@ -31,14 +32,15 @@ PIECES = [
 
 
 def one_input(data: bytes) -> None:
-    """Score the text that these bytes stand for by every preset; raises when a promise is broken."""
+    """Score the text that these bytes stand for by every preset in every format; raises when a promise is broken."""
     text = "".join(PIECES[byte] if byte < len(PIECES) else chr(byte) for byte in data)
     for target in TARGETS:
         for reward in REWARDS:
-            score = reward.score(Rollout(text, target, step=len(data)))
             low, high = reward.bounds(len(data))
-            if not (math.isfinite(score.total) and min(low, 0) - 1e-9 <= score.total <= high + 1e-9):
-                raise AssertionError(f"{reward.name} gives {score.total} for {text!r}")
+            for name in FORMATS:
+                score = reward.score(Rollout(text, target, step=len(data), text_format=name))
+                if not (math.isfinite(score.total) and min(low, 0) - 1e-9 <= score.total <= high + 1e-9):
+                    raise AssertionError(f"{reward.name} gives {score.total} for {text!r} in {name}")
 
 
 def main() -> None:

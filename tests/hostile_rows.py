@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from conftest import read_rows, write_lines
 
 from toolrl_cli.errors import DataError
 from toolrl_cli.prepare import PrepareConfig, prepare_examples
@@ -52,16 +53,10 @@ def assert_only_data_errors(source: str, row: Json) -> None:
 
 def prepare_rows(folder: Path, rows: list[Json], **options: Any) -> tuple[list[Json], list[str]]:
     """The examples that `prepare` writes for rows, and the reasons of its rejects."""
-    given, output = folder / "rows.jsonl", folder / "out.jsonl"
-    given.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    given, output = write_lines(folder / "rows.jsonl", rows), folder / "out.jsonl"
     prepare_examples(PrepareConfig(inputs=(given,), output=output, **options))
     rejects = folder / "out.rejects.jsonl"
-    return read_json_lines(output), [row["reason"] for row in read_json_lines(rejects)] if rejects.exists() else []
-
-
-def read_json_lines(path: Path) -> list[Json]:
-    """The values of a JSONL file."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return read_rows(output), [row["reason"] for row in read_rows(rejects)] if rejects.exists() else []
 
 
 def count_real(folder: Path, path: Path, **options: Any) -> Json:

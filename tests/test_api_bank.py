@@ -336,4 +336,5 @@ def test_the_command_line(tmp_path: Path, cli: InProcess) -> None:
     asked = ["eval", "--bench", "api-bank", "--data", data, "--predictions", predictions, "-o"]
     done = cli(*asked, tmp_path / "out", "--json")
     assert json.loads(done.stdout)["metrics"]["exact_match"]["value"] == 1.0
-    assert refusal(cli(*asked, tmp_path / "two", "--own-prompt", "--format", "llama3")).startswith("--own-prompt asks")
+    refused = refusal(cli(*asked, tmp_path / "two", "--own-prompt", "--format", "llama3"), 2)
+    assert refused.startswith("--own-prompt asks")

@@ -12,11 +12,13 @@ import pytest
 
 from toolrl_cli.auditing import Audit, audit_reward, check
 from toolrl_cli.errors import DataError, GateFailed
+from toolrl_cli.formats import stock_format
 from toolrl_cli.records import Example, Target, ToolCall
 from toolrl_cli.rewards import find_reward
 from toolrl_cli.rewards.policies import POLICIES, hostile_texts
 from toolrl_cli.rewards.spec import PRESETS
 
+TOOLRL, HERMES = stock_format("toolrl"), stock_format("hermes")
 REAL = Path(__file__).parents[1].parent / "shared" / "data" / "toolrl" / "rlla_sft.json"
 TOOLS: tuple[dict[str, Any], ...] = tuple(
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
@@ -30,7 +32,7 @@ REPLY = Example("two", "test", TOOLS, ({"role": "user", "content": "Hi"},), Targ
 # What the paper's presets pay wrongly, whatever the examples.
 HOLES = {
     "a JSON list": "most",
-    "`arguments` for `parameters`": "most",
+    "`arguments` and `parameters` swapped": "most",
     "null for no parameters": "most",
     "pretty-printed JSON": "most",
     "right answer and a spurious call": "below",
@@ -72,8 +74,39 @@ def test_robust_holds_on_real_examples(tmp_path: Path) -> None:
     assert (honest.policy, honest.violations, honest.first) == ("honest answer", 17, "toolrl-rlla_sft-11")
 
 
+@pytest.mark.parametrize(
+    ("text_format", "holes", "untried"),
+    [
+        ("hermes", ["a JSON list"], ["no thought"]),
+        ("llama3", [], ["no thought", "2,000 words", "right calls inside the thought", "tags mentioned"]),
+    ],
+)
+def test_what_is_found_in_a_models_own_format(text_format: str, holes: list[str], untried: list[str]) -> None:
+    """Fewer holes: a format that parses JSON reads any layout of it, and a thought is no place for calls."""
+    found = audit_reward(find_reward("fine-grained"), text_format=text_format)
+    spellings = ["`arguments` and `parameters` swapped", "null for no parameters"]
+    assert failures(found) == dict.fromkeys([*holes, *spellings], "most")
+    tried = [result.policy for result in found.policies]
+    left_out = [policy.name for policy in POLICIES if policy.name not in tried]
+    assert [name for name in left_out if not name.startswith(tuple(untried))] == []
+    assert len(left_out) == len(untried)
+    robust = audit_reward(find_reward("robust"), text_format=text_format)
+    assert (failures(robust), robust.raised, robust.examples) == ({}, (), 88)
+
+
+def test_an_example_that_a_format_cannot_express(tmp_path: Path) -> None:
+    both = EXAMPLE.to_json() | {"target": {"tool_calls": [{"name": "f", "arguments": {}}], "response": "Wait."}}
+    (tmp_path / "ex.jsonl").write_text(json.dumps(both))
+    command = [sys.executable, "-m", "toolrl_cli", "audit", "robust", "--data", str(tmp_path / "ex.jsonl")]
+    done = subprocess.run([*command, "--format", "llama3"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "toolrl: example one: the llama3 format cannot express this target (its response; --format toolrl can)\n",
+    )
+
+
 def test_what_each_policy_answers() -> None:
-    answers = {p.name: [t.rollout.text for e in (EXAMPLE, REPLY) if (t := p.answer(e))] for p in POLICIES}
+    answers = {p.name: [t.rollout.text for e in (EXAMPLE, REPLY) if (t := p.answer(e, TOOLRL))] for p in POLICIES}
     call = '{"name": "f", "parameters": {"n": 1, "s": "x"}}'
     assert answers["repeat the right calls 5 times"] == [
         "<think> t </think>\n<tool_call>\n" + "\n".join([call] * 5) + "\n</tool_call>"
@@ -87,12 +120,21 @@ def test_what_each_policy_answers() -> None:
         '<think> t </think>\n<tool_call>\n{"name": "f", "parameters": {"n": "Do it", "s": "Do it"}}\n</tool_call>'
     ]
     assert answers["right calls inside the thought only"] == [f"<think> \n<tool_call>\n{call}\n</tool_call> </think>"]
+    hermes = {p.name: [t.rollout.text for e in (EXAMPLE, REPLY) if (t := p.answer(e, HERMES))] for p in POLICIES}
+    line = call.replace("parameters", "arguments")
+    thought, block = "<think>\nt\n</think>\n\n", f"<tool_call>\n{line}\n</tool_call>"
+    assert hermes["repeat the right calls 5 times"] == [thought + "\n".join([block] * 5)]
+    assert hermes["no thought"] == [block, "Hello"]
+    assert hermes["`arguments` and `parameters` swapped"] == [f"{thought}<tool_call>\n{call}\n</tool_call>"]
+    assert hermes["right calls inside the thought only"] == [f"<think>\n\n{block}\n</think>\n\n"]
+    surplus = block.replace(line, '{"name": "surplus_tool", "arguments": {"reason": "none"}}')
+    assert hermes["right answer and a spurious call"] == [f"{thought}{block}\n{surplus}", f"{thought}Hello\n{surplus}"]
     assert answers["always call"] == [
         '<think> I think about it. </think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>'
     ]
     assert json.loads(answers["a JSON list"][0].split("\n")[2]) == [json.loads(call)]
     assert len(answers["call every tool"]) == len(answers["right answer and a spurious call"]) == 2
-    assert len(hostile_texts(EXAMPLE)["10 MB of text"]) > 10_000_000
+    assert len(hostile_texts(EXAMPLE, TOOLRL)["10 MB of text"]) > 10_000_000
 
 
 BAD = """

@@ -12,7 +12,7 @@ import pytest
 from conftest import InProcess, read_rows, refusal, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import Reply, in_turn, serve
+from servers import Act, in_turn, send, serve
 from test_sources import DATA, needs_data
 
 from toolrl_cli.benches.bamboogle import ROUNDS, BamboogleBench, read_response
@@ -26,7 +26,7 @@ from toolrl_cli.records import Completion, Json
 from toolrl_cli.web import WebClient
 
 FORMAT = find_format("toolrl")
-QUICK = WebClient(timeout=2.0, tries=2, pause=0.01)
+QUICK = WebClient(timeout=2.0, retries=1, pause=0.01)
 QUESTIONS = [
     {"Question": "Who led France when Oslo got its name?", "Answer": "The Leader"},
     {"Question": "In what year was Uranus found?", "Answer": "1781"},
@@ -227,7 +227,7 @@ class TestSearch:
             "answerBox": {"title": "Uranus", "answer": "1781", "snippet": "long"},
             "organic": [{"title": f"T{i}", "snippet": f"s{i}"} for i in range(9)] + [{"title": 7}, "x"],
         }
-        with serve(in_turn(Reply(status=500), Reply(body), Reply({}))) as server:
+        with serve(in_turn(send(status=500), send(body), send({}))) as server:
             search = SerperSearch(key="k", url=server.url, client=QUICK)
             assert search("when?").splitlines() == ["1. Uranus - 1781", *(f"{i + 2}. T{i} - s{i}" for i in range(4))]
             monkeypatch.setenv("SERPER_API_KEY", "secret")
@@ -246,7 +246,7 @@ class TestSearch:
 
     def test_wikipedia(self, monkeypatch: pytest.MonkeyPatch) -> None:
         page = {"title": "Uranus", "excerpt": 'A <span class="searchmatch">planet</span> &amp; god'}
-        with serve(in_turn(Reply({"pages": [page, {"title": "Oslo", "excerpt": None}]}))) as server:
+        with serve(in_turn(send({"pages": [page, {"title": "Oslo", "excerpt": None}]}))) as server:
             monkeypatch.setenv("TOOLRL_WIKIPEDIA_URL", server.url)
             assert WikipediaSearch(client=QUICK)("a&b?" + "x" * 400) == "1. Uranus - A planet & god\n2. Oslo"
         (asked,) = server.asked
@@ -254,17 +254,22 @@ class TestSearch:
 
     @pytest.mark.parametrize("body", [None, [], {"pages": 3}, {"pages": [[]]}])
     def test_odd_answers_are_no_results(self, body: object) -> None:
-        with serve(in_turn(Reply(body))) as server:
+        with serve(in_turn(send(body))) as server:
             assert WikipediaSearch(server.url, QUICK)("x") == "No results."
 
     def test_a_refusing_server_is_named(self, config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SERPER_API_KEY", "k")
-        with serve(in_turn(Reply({"message": "Unauthorized."}, status=403))) as server:
+        with serve(in_turn(send({"message": "Unauthorized."}, 403))) as server:
             monkeypatch.setenv("TOOLRL_SERPER_URL", server.url)
             evaluate(replace(config, search="serper"), engine=ScriptedRounds([call("Oslo")], [reply("1781")]))
         failed, right = results(config)
-        assert failed["error"] == f'{server.url}/search: HTTP 403 Forbidden: {{"message": "Unauthorized."}}'
+        assert failed["error"] == f"{server.url}/search: status 403: Unauthorized."
         assert (failed["error_type"], right["correct"], len(server.asked)) == ("search", True, 1)
+        with serve(in_turn(send({"organic": [{"title": "Oslo", "snippet": "The Leader named it."}]}))) as server:
+            monkeypatch.setenv("TOOLRL_SERPER_URL", server.url)
+            engine = ScriptedRounds([call("Oslo"), reply("the leader")])
+            evaluate(replace(config, search="serper", resume=True), engine=engine)
+        assert [row["correct"] for row in results(config)] == [True, True]
 
     def test_hits_without_anything_are_left_out(self) -> None:
         assert write_hits([Hit("", ""), Hit("a", ""), Hit("", "b")]) == "1. a\n2. b"
@@ -291,7 +296,7 @@ class TestJudges:
     def test_a_model_judges(self, config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", "secret")
         said = [{"choices": [{"message": {"content": text}}]} for text in ("Not the same.\nNo", "Same year. **Yes**")]
-        with serve(in_turn(*map(Reply, said))) as server:
+        with serve(in_turn(*map(send, said))) as server:
             judged = replace(config, judge=f"endpoint:{server.url}/v1#org/judge")
             summary = evaluate(judged, engine=ScriptedRounds([reply("Me")], [reply("It was found in 1781.")]))
         assert (summary.metrics["accuracy"].value, summary.metrics["exact_match"].value) == (0.5, 0.0)
@@ -307,21 +312,23 @@ class TestJudges:
     @pytest.mark.parametrize(
         ("answer", "message"),
         [
-            (Reply({"choices": []}), "gave no chat completion"),
-            (Reply([1]), "gave no chat completion"),
-            (Reply({"choices": [{"message": {"content": None}}]}), "content must be a string"),
-            (Reply({"choices": [{"message": {"content": "perhaps"}}]}), "says neither yes nor no: 'perhaps'"),
-            (Reply({"error": "no such model"}, status=404), "HTTP 404 Not Found"),
+            (send({"choices": []}), "gave no chat completion"),
+            (send([1]), "gave no chat completion"),
+            (send({"choices": [{"message": {"content": None}}]}), "content must be a string"),
+            (send({"choices": [{"message": {"content": "perhaps"}}]}), "says neither yes nor no: 'perhaps'"),
+            (send({"error": "no such model"}, 404), "status 404: no such model"),
         ],
     )
-    def test_a_failed_judge_is_an_error_of_its_entry(self, config: EvalConfig, answer: Reply, message: str) -> None:
-        good = Reply({"choices": [{"message": {"content": "yes"}}]})
+    def test_a_failed_judge_is_an_error_of_its_entry(self, config: EvalConfig, answer: Act, message: str) -> None:
+        good = send({"choices": [{"message": {"content": "yes"}}]})
         with serve(in_turn(answer, good)) as server:
             judged = replace(config, judge=f"endpoint:{server.url}#m")
             evaluate(judged, engine=ScriptedRounds([reply("a")], [reply("b")]))
-        failed, right = results(config)
-        assert (failed["error_type"], failed["correct"], right["correct"]) == ("judge", False, True)
-        assert message in failed["error"]
+            failed, right = results(config)
+            assert (failed["error_type"], failed["correct"], right["correct"]) == ("judge", False, True)
+            assert message in failed["error"]
+            evaluate(replace(judged, resume=True), engine=ScriptedRounds([reply("a")]))
+        assert [row["correct"] for row in results(config)] == [True, True]
 
     def test_nothing_is_not_judged(self, config: EvalConfig) -> None:
         judged = replace(config, judge="endpoint:http://127.0.0.1:9#m")
@@ -359,7 +366,7 @@ def test_the_command_line(config: EvalConfig, tmp_path: Path, cli: InProcess) ->
     rows = [{"id": f"bamboogle-{i}", "completion": reply(str(q["Answer"]))} for i, q in enumerate(QUESTIONS)]
     predictions = write_lines(tmp_path / "p.jsonl", rows)
     asked = ["eval", "--bench", "bamboogle", "--data", config.data, "--predictions", predictions, "-o", config.output]
-    assert refusal(cli(*asked)).startswith("the search tool needs a corpus; give --search bm25:CORPUS.jsonl")
+    assert refusal(cli(*asked), 2).startswith("the search tool needs a corpus; give --search bm25:CORPUS.jsonl")
     assert refusal(cli(*asked, "--search", "bm25:none.jsonl")).startswith("none.jsonl: No such file")
     done = cli(*asked, "--search", config.search, "--json")
     assert json.loads(done.stdout)["metrics"]["accuracy"]["value"] == 1.0

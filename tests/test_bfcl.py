@@ -230,16 +230,18 @@ CALLED = answer(ToolCall("f", {}))
 SILENT = answer()
 BABBLE = Answer(Completion("text"), error="call is not JSON")
 CUT = Answer(Completion("text", truncated=True))
+UNCALLED = ("relevance_error:decoder_failed", "no call, where one is wanted")
+SPURIOUS = ("irrelevance_error:decoder_success", "f is called, where no call is wanted")
 
 
 @pytest.mark.parametrize(
     ("given", "call_wanted", "expected"),
     [
         (CALLED, True, Verdict(True, Outcome.EXACT)),
-        (SILENT, True, Verdict(False, Outcome.NO_CALL)),
+        (SILENT, True, Verdict(False, Outcome.NO_CALL, *UNCALLED)),
         (BABBLE, True, Verdict(False, Outcome.MALFORMED, "parse", "call is not JSON")),
-        (CUT, True, Verdict(False, Outcome.TRUNCATED)),
-        (CALLED, False, Verdict(False, Outcome.SPURIOUS_CALL)),
+        (CUT, True, Verdict(False, Outcome.TRUNCATED, *UNCALLED)),
+        (CALLED, False, Verdict(False, Outcome.SPURIOUS_CALL, *SPURIOUS)),
         (SILENT, False, Verdict(True, Outcome.ABSTAINED)),
         (BABBLE, False, Verdict(True, Outcome.MALFORMED, "parse", "call is not JSON")),
         (CUT, False, Verdict(True, Outcome.TRUNCATED)),

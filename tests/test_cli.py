@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from toolrl_cli import __version__
 from toolrl_cli.cli import app
 from toolrl_cli.commands.options import SETTINGS, parse_settings, takes
-from toolrl_cli.errors import ConfigError, GateFailed
+from toolrl_cli.errors import ConfigError, GateFailed, Terminated, TrainingStopped
 from toolrl_cli.training.config import GrpoConfig, SftConfig
 
 COMMANDS = ["prepare", "sft", "grpo", "score", "eval", "quickstart"]
@@ -117,7 +117,6 @@ class TestUsage:
             (["score", "x", "y"], "Error: Got unexpected extra argument(s) (y)"),
             (["sft", "x", "--model", "m", "-o", "o", "--limit", "few"], "Error: Invalid value for '--limit'"),
             (["sft", "x", "--model", "m", "-o", "o", "--tuning", "half"], "Error: Invalid value for '--tuning'"),
-            (["eval", "--bench", "bfcl"], "Error: Invalid value: give --bench and -o to evaluate, or the DIR"),
         ],
         ids=lambda words: " ".join(words) if isinstance(words, list) else "",
     )
@@ -199,8 +198,9 @@ class TestErrors:
                 "toolrl: no x in y; reinstall with the pinned versions of constraints.txt\n",
             ),
             (GateFailed("too low"), 3, "toolrl: too low\n"),
+            (TrainingStopped("run: why"), 4, "toolrl: run: why\n"),
             (KeyboardInterrupt(), 130, "interrupted; finished work is kept\n"),
-            (BrokenPipeError(32, "Broken pipe"), 1, ""),
+            (Terminated(), 143, "interrupted; finished work is kept\n"),
             (typer.Exit(5), 5, ""),
         ],
     )
@@ -248,11 +248,20 @@ class TestStreams:
         assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
     @pytest.mark.parametrize(
-        "words", ["score {} -o -", "score {} --json", "score {}", "prepare {} -o -", "score --help"]
+        ("words", "status"),
+        [
+            ("score {} -o -", 141),
+            ("prepare {} -o -", 141),
+            ("score {} --json", 0),
+            ("score {}", 0),
+            ("score {} --explain", 0),
+            ("score {} --fail-under 99", 3),
+            ("score --help", 141),
+        ],
     )
-    def test_a_reader_that_has_gone(self, words: str, tmp_path: Path) -> None:
+    def test_a_reader_that_has_gone(self, words: str, status: int, tmp_path: Path) -> None:
         done = into(closed_pipe(), words, tmp_path)
-        assert (done.returncode, done.stderr) == (1, "")
+        assert (done.returncode, done.stderr.count("\n")) == (status, int(status == 3))
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
     @pytest.mark.parametrize("words", ["score {} -o -", "prepare {} -o -"])

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_servers import FAULTS, Act, Respond, Server, refuse, reply, say, serve, stay_silent
+from chat_servers import FAULTS, Respond, Server, refuse, reply, say, serve, stay_silent
 from conftest import EXAMPLES, TIMER, WEATHER, InProcess, read_rows, refusal, write_lines
+from servers import Act
 
 from toolrl_cli.errors import ConfigError, SetupError
 from toolrl_cli.evaluation import EvalConfig, evaluate
@@ -29,10 +30,10 @@ from toolrl_cli.inference.endpoint import (
     EndpointEngine,
     completions_url,
     read_key,
-    read_retry_after,
 )
 from toolrl_cli.inference.wire import read_reply
 from toolrl_cli.records import Completion, Json, Target, ToolCall
+from toolrl_cli.web import read_retry_after
 
 GREEDY = Sampling(64)
 OSLO = '<think> look </think>\n<tool_call>\n{"name": "weather", "parameters": {"city": "Oslo"}}\n</tool_call>'
@@ -76,7 +77,7 @@ def test_every_fault_is_survived_and_each_prompt_answered_once() -> None:
     assert sorted((prompt.id, outcome) for prompt, outcome in results if isinstance(outcome, Completion)) == sorted(
         (f"p{i}", Completion(f"answer to question {i}")) for i in range(68)
     )
-    assert Counter(server.asked()) == {f"question {i}": 3 for i in range(68)}
+    assert Counter(server.questions()) == {f"question {i}": 3 for i in range(68)}
 
 
 def test_so_many_requests_run_at_a_time() -> None:
@@ -101,12 +102,12 @@ def test_so_many_requests_run_at_a_time() -> None:
         ("503 in words", "status 503: <html>busy</html>"),
         ("slow", "timed out"),
         ("drip", "timed out"),
-        ("cut off", "the answer is no JSON object (40 bytes of application/json)"),
-        ("malformed", "the answer is no JSON object (43 bytes of application/json)"),
+        ("cut off", "the answer is no JSON (40 bytes of application/json)"),
+        ("malformed", "the answer is no JSON (43 bytes of application/json)"),
         ("no choices", "the answer holds no message (list index out of range)"),
         ("no message", "the answer holds no message (message must be an object, not null)"),
         ("an error", 'the answer is an error: {"message": "upstream failed"}'),
-        ("html", "the answer is no JSON object (20 bytes of text/html)"),
+        ("html", "the answer is no JSON (20 bytes of text/html)"),
         ("reset", "Connection reset by peer"),
         ("hang up", "Remote end closed connection without response"),
     ],
@@ -123,7 +124,7 @@ def test_failures_of_single_prompts_stand_beside_the_others() -> None:
         results = {p.id: outcome for p, outcome in build(server, retries=2).generate(prompts(30))}
     failed = {id for id, outcome in results.items() if isinstance(outcome, Failure)}
     assert (len(results), failed) == (30, {f"p{i}" for i in range(0, 30, 3)})
-    assert Counter(Counter(server.asked()).values()) == {1: 20, 3: 10}
+    assert Counter(Counter(server.questions()).values()) == {1: 20, 3: 10}
 
 
 def test_a_server_that_dies_ends_the_run_instead_of_failing_every_entry() -> None:
@@ -171,7 +172,7 @@ def test_prompts_that_are_all_too_long_are_no_fault_of_the_server() -> None:
     with serve(respond) as server:
         results = list(build(server).generate(prompts(2 * MOST_FAILURES)))
     assert {outcome for _, outcome in results} == {Failure("status 400: too long", refused=True)}
-    assert (len(results), server.asked().count("Hi")) == (2 * MOST_FAILURES, 1)
+    assert (len(results), server.questions().count("Hi")) == (2 * MOST_FAILURES, 1)
 
 
 def test_a_server_that_is_not_there_is_said_at_once() -> None:
@@ -399,7 +400,7 @@ evaluate(config, progress=lambda done, total: done == 3 and os.kill(os.getpid(),
 """
         assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == -signal.SIGKILL
         done = [row["id"] for row in read_rows(config.output / "results.jsonl")]
-        server.requests.clear()
+        server.asked.clear()
         resumed = evaluate(replace(config, resume=True, concurrency=3, timeout=9.0, retries=1))
         assert sorted(gold_of(r)["id"] for r in server.requests) == sorted({e["id"] for e in EXAMPLES} - {*done})
         whole = evaluate(replace(config, output=tmp_path / "whole"))
@@ -444,8 +445,8 @@ def test_the_command_sends_the_key_and_writes_it_nowhere(tmp_path: Path) -> None
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["categories"]["test"]["correct"] == 5
-    assert set(server.keys) == {"Bearer s3cret-key"}
-    assert set(server.paths) == {"/v1/chat/completions"}
+    assert {asked.headers["authorization"] for asked in server.asked} == {"Bearer s3cret-key"}
+    assert {asked.path for asked in server.asked} == {"/v1/chat/completions"}
     written = "".join(path.read_text() for path in config.output.iterdir()) + done.stdout
     assert "bad request with key ***" in written
     assert "s3cret" not in written
@@ -509,20 +510,21 @@ def test_a_native_answer_becomes_text_of_the_format(
         )
 
 
-def test_native_tools_are_sent_and_their_calls_scored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["toolrl", "hermes"])
+def test_native_tools_are_sent_and_their_calls_scored(format: str, tmp_path: Path) -> None:
     def respond(request: Json, earlier: int) -> Act:
         target = gold_of(request)["target"]
         calls = [wire_call(c["name"], json.dumps(c["arguments"])) for c in target["tool_calls"]]
         return say(target["response"], tool_calls=calls) if calls else say(target["response"])
 
     with serve(respond) as server:
-        summary = evaluate(configure(tmp_path, server, tools="native"))
+        summary = evaluate(configure(tmp_path, server, tools="native", format=format))
         assert summary.metrics["exact_rate"].value == summary.metrics["format"].value == 1.0
     asked = next(request for request in server.requests if gold_of(request)["id"] == "oslo")
     assert asked["messages"] == [{"role": "user", "content": "How is Oslo?"}]
     assert (asked["tools"], asked["tool_choice"]) == ([WEATHER], "auto")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["hashes"]["format"] == ServedFormat(find_format("toolrl")).digest != find_format("toolrl").digest
+    assert manifest["hashes"]["format"] == ServedFormat(find_format(format)).digest != find_format(format).digest
 
 
 def test_a_native_history_is_what_openai_takes() -> None:
@@ -540,9 +542,13 @@ def test_a_native_history_is_what_openai_takes() -> None:
     wired = {"type": "function", "function": {"name": "geo_weather", "arguments": '{"city": "Oslo"}'}}
     assert request["messages"] == [
         messages[0],
-        {"role": "assistant", "content": "", "tool_calls": [{**wired, "id": "call_0"}, {**wired, "id": "call_1"}]},
-        {"role": "tool", "content": "rain", "tool_call_id": "call_0"},
-        {"role": "tool", "content": "sun", "tool_call_id": "call_1"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{**wired, "id": "call00000"}, {**wired, "id": "call00001"}],
+        },
+        {"role": "tool", "content": "rain", "tool_call_id": "call00000"},
+        {"role": "tool", "content": "sun", "tool_call_id": "call00001"},
     ]
     assert request["tools"][0]["function"]["name"] == "geo_weather"
     assert call["function"]["arguments"] == {"city": "Oslo"}  # type: ignore[index]

@@ -9,15 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLES, call, example, write_lines
+from conftest import EXAMPLES, call, example, read_rows, snapshot, write_lines
 
-from toolrl_cli.errors import ConfigError
-from toolrl_cli.evaluation import EvalConfig, evaluate, read_recorded
-from toolrl_cli.inference.base import Prompt
+from toolrl_cli.errors import ConfigError, DataError, SetupError
+from toolrl_cli.evaluation import EvalConfig, evaluate, read_recorded, rescore
+from toolrl_cli.inference.base import Failure, Prompt
+from toolrl_cli.jsonl import write_json
 from toolrl_cli.manifest import read_manifest
 from toolrl_cli.records import Completion
 
@@ -123,6 +124,91 @@ def test_answers_to_other_prompts_are_not_mixed_in(config: EvalConfig) -> None:
     results.write_text("\n".join([*lines[:3], other, *lines[4:6]]) + "\n", "utf-8")
     with pytest.raises(ConfigError, match="1 recorded answers, such as 3, are to other prompts than those of now"):
         evaluate(config, engine=Script())
+
+
+class Failing(Script):
+    """Gives some entries no answer, and stops hard after a number of prompts."""
+
+    def __init__(self, *silent: str, limit: int | None = None) -> None:
+        self.silent, self.limit = silent, limit
+        self.asked: list[str] = []
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion | Failure]]:  # type: ignore[override]
+        for prompt, completion in super().generate(prompts):
+            if len(self.asked) == self.limit:
+                raise SetupError("the server is gone")
+            self.asked.append(prompt.id)
+            yield prompt, Failure("timed out") if prompt.id in self.silent else completion
+
+
+def test_entries_without_an_answer_are_asked_again(tmp_path: Path, config: EvalConfig) -> None:
+    whole = evaluate(replace(config, output=tmp_path / "whole"), engine=Script())
+    first = evaluate(config, engine=Failing("2", "5", "7"))
+    assert (first.errors.n, first.n) == (3, COUNT)
+    # Two of three are answered now; the third keeps its error, and is not counted twice.
+    engine, seen = Failing("5"), list[tuple[int, int]]()
+    second = evaluate(config, engine=engine, progress=lambda done, total: seen.append((done, total)))
+    assert (engine.asked, seen) == (["2", "5", "7"], [(10, 12), (11, 12), (12, 12)])
+    assert (second.errors.n, second.n) == (1, COUNT)
+    assert evaluate(config, engine=Failing()) == whole
+    assert [row["id"] for row in read_rows(config.output / "results.jsonl")] == [str(i) for i in range(COUNT)]
+    assert (config.output / "summary.json").read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()
+    engine = Failing()
+    assert (evaluate(config, engine=engine), engine.asked) == (whole, [])
+
+
+def test_a_server_that_is_still_down_leaves_a_finished_evaluation_as_it_is(config: EvalConfig) -> None:
+    evaluate(config, engine=Failing("2", "5"))
+    kept = snapshot(config.output)
+    with pytest.raises(SetupError, match="the server is gone"):
+        evaluate(config, engine=Failing(limit=0))
+    assert snapshot(config.output) == kept
+    # From the first new answer on it is unfinished, and says so.
+    with pytest.raises(SetupError, match="the server is gone"):
+        evaluate(config, engine=Failing(limit=1))
+    with pytest.raises(DataError, match="not finished"):
+        read_recorded(config.output)
+    assert evaluate(config, engine=Failing()).errors.n == 0
+
+
+def test_kills_while_entries_are_asked_again_leave_no_trace(tmp_path: Path, config: EvalConfig) -> None:
+    """The first run fails on all entries but one; two that repeat it are killed."""
+    rows = [{"id": str(i), "completion": ANSWERS[i % len(ANSWERS)]} for i in range(COUNT)]
+    predictions = write_lines(tmp_path / "predictions.jsonl", rows)
+    results = config.output / "results.jsonl"
+    evaluate(config, engine=Failing(*map(str, range(1, COUNT))))
+    for lines in (COUNT + 2, COUNT + 5):
+        command = [sys.executable, "-c", SLOW_RUN, str(config.data), str(predictions), str(config.output)]
+        with subprocess.Popen(command) as process:
+            wait_for(lambda wanted=lines: count_lines(results) >= wanted)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert not read_manifest(config.output).finished
+    whole = evaluate(replace(config, output=tmp_path / "whole"), engine=Script())
+    assert evaluate(config, engine=Script()) == whole
+    assert read_recorded(config.output).results == read_recorded(tmp_path / "whole").results
+    assert count_lines(results) == COUNT
+
+
+def test_a_run_without_any_answer_can_be_resumed(config: EvalConfig) -> None:
+    with pytest.raises(SetupError, match=r"none of 12 entries was answered.*repeat with --resume"):
+        evaluate(config, engine=Failing(*map(str, range(COUNT))))
+    assert evaluate(config, engine=Script()).errors.n == 0
+
+
+def test_a_resumed_evaluation_goes_on_saying_that_it_was_rescored(config: EvalConfig) -> None:
+    evaluate(config, engine=Failing("2"))
+    rescored = rescore(config.output)
+    before = read_manifest(config.output)
+    # As if the reward had become another one since: what counts is what graded last.
+    changed = before.hashes | {"reward": "0" * 16}
+    write_json(config.output / "manifest.json", asdict(before) | {"hashes": changed})
+    summary = evaluate(config, engine=Script())
+    after = read_manifest(config.output)
+    assert (after.rescored, after.hashes, after.finished) == (before.rescored, changed, True)
+    assert before.rescored is not None and "rescored by toolrl" in before.rescored["notes"][0]
+    assert summary.notes == rescored.summary.notes
+    assert evaluate(config, engine=Script()) == summary
 
 
 @pytest.mark.slow

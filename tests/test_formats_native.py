@@ -236,7 +236,9 @@ class TestTarget:
     def test_what_a_format_cannot_express(self, name: str, target: Target, why: str) -> None:
         with pytest.raises(FormatError) as error:
             find_format(name).render_target(target)
-        assert str(error.value) == f"the {name} format cannot express this target ({why})"
+        remedy = "toolrl prepare --thought drop takes it away" if why == "its thought" else "--format toolrl can"
+        what = f"{why}; {remedy}" if why.startswith("its ") else why
+        assert str(error.value) == f"the {name} format cannot express this target ({what})"
 
     @given(formats, targets)
     @example(HERMES, Target("\n", (), "\n"))
@@ -349,6 +351,10 @@ class TestToolCalls:
                     text_format.parse_tool_calls(text)
                 with suppress(FormatError):
                     text_format.parse_target(text)
+                with suppress(FormatError):
+                    text_format.parse_leniently(text)
+                for target in (Target(tool_calls=(G,)), Target(response="r")):
+                    text_format.explain_form(text, target)
         assert time.process_time() - began < 3
 
     @given(targets)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLES, refusal, write_lines
+from conftest import EXAMPLES, write_lines
 from test_sources import DATA, needs_data, real_rows
 
 from toolrl_cli.errors import ConfigError, DataError
@@ -207,23 +207,6 @@ class TestChoice:
         pytest.importorskip("transformers")
         with pytest.raises(ConfigError, match="neither hermes nor llama3"):
             choose_format(str(tiny_model), "native")
-
-    @pytest.mark.parametrize(
-        "words",
-        [
-            ("grpo", "ex.jsonl", "--model", "m", "-o", "out", "--format", "hermes"),
-            ("eval", "--bench", "examples", "--data", "ex.jsonl", "--model", "m", "-o", "out", "--format", "llama3"),
-        ],
-    )
-    def test_rewards_refuse_what_they_would_misread(self, words: tuple[str, ...], cli: Any, tmp_path: Path) -> None:
-        pytest.importorskip("trl")
-        write_lines(tmp_path / "ex.jsonl", EXAMPLES)
-        done = cli(*(tmp_path / word if word in ("ex.jsonl", "out") else word for word in words))
-        assert refusal(done) == (
-            f"rewards read completions of the toolrl format, not of {words[-1]}; "
-            "sft and eval --bench bfcl take every format"
-        )
-        assert not (tmp_path / "out").exists()
 
     def test_a_trained_run_is_evaluated_with_the_template_of_its_training(
         self, toolrl: Any, tiny_model: Path, tmp_path: Path

@@ -26,15 +26,16 @@ from conftest import (
 
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.formats import find_format
+from toolrl_cli.inference.transformers_engine import write_prompt
 from toolrl_cli.manifest import hash_file, read_manifest
 from toolrl_cli.plugins.trl import BatchScorer
 from toolrl_cli.records import Example
 from toolrl_cli.rewards import find_reward
-from toolrl_cli.training.completions import completion_log
+from toolrl_cli.training.completions import Recorder, completion_log
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import grpo_dataset
 from toolrl_cli.training.grpo import stop_token_ids, train_grpo
-from toolrl_cli.training.models import resolve_model
+from toolrl_cli.training.models import hash_weights, resolve_model
 from toolrl_cli.training.run import load_materials
 
 FORMAT = find_format("toolrl")
@@ -66,7 +67,9 @@ def test_the_run_records_its_parent_its_reward_and_its_base(trained: Place, tiny
         "data": hash_file(trained.folder / "ex.jsonl"),
         "format": FORMAT.digest,
         "reward": find_reward("fine-grained").digest,
+        **hash_weights(resolve_model(str(trained.folder / "runs/sft"))),
     }
+    assert manifest.hashes["adapter"] != manifest.hashes["base"]
     assert (manifest.config["reward"], manifest.config["base_model"]) == ("fine-grained", str(tiny_model))
 
 
@@ -85,7 +88,9 @@ def test_completions_score_as_the_score_command_scores_them(trained: Place, cli:
     rows = read_rows(trained.folder / "runs/grpo/completions.jsonl")
     assert [row["step"] for row in rows] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert [row["id"] for row in rows[::2]] == [row["id"] for row in rows[1::2]]
-    assert all(row.keys() == {"id", "step", "completion", "truncated", "target", "score"} for row in rows)
+    assert all(
+        row.keys() == {"id", "step", "text_format", "completion", "truncated", "target", "score"} for row in rows
+    )
     targets = {raw["id"]: raw["target"] for raw in EXAMPLES}
     assert [row["target"] for row in rows] == [targets[row["id"]] for row in rows]
     done = cli("score", trained.folder / "runs/grpo/completions.jsonl", "-o", tmp_path / "scored.jsonl", "--json")
@@ -205,23 +210,27 @@ def test_fewer_examples_than_a_step_takes_are_refused(examples_file: Path, tiny_
 def test_options_that_do_not_fit_are_one_line(
     options: tuple[object, ...], why: str, cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    line = refusal(cli("grpo", examples_file, "--model", tiny_model, "-o", tmp_path / "run", *options))
+    line = refusal(cli("grpo", examples_file, "--model", tiny_model, "-o", tmp_path / "run", *options), 2)
     assert line.startswith(why)
     assert snapshot(tmp_path) == {}
 
 
-def test_targets_and_tools_cross_without_padding() -> None:
+def test_targets_and_tools_cross_without_padding(tiny_model: Path) -> None:
     """Arrow would give every row the arguments of all rows, as nulls."""
+    from transformers import AutoTokenizer
+
     rows = [
         example("a", "x", call("weather", city="Oslo"), (WEATHER,)),
         example("b", "y", call("timer", minutes=4, deep={"k": [1, None]}), (TIMER,)),
         example("c", "z", {"thought": None, "tool_calls": [], "response": "No."}),
     ]
     examples = [Example.from_json(row) for row in rows]
-    dataset = grpo_dataset(examples, FORMAT)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    dataset = grpo_dataset(examples, FORMAT, tokenizer)
     assert [json.loads(row["target"]) for row in dataset] == [row["target"] for row in rows]
     assert [row["id"] for row in dataset] == ["a", "b", "c"]
-    assert [row["prompt"] for row in dataset] == [FORMAT.render_prompt(e.tools, e.messages).messages for e in examples]
+    prompts = [write_prompt(tokenizer, *FORMAT.render_prompt(e.tools, e.messages)) for e in examples]
+    assert [row["prompt"] for row in dataset] == prompts
 
 
 GOOD = '<think> t </think>\n<tool_call>\n{"name": "weather", "parameters": {"city": "Oslo"}}\n</tool_call>'
@@ -230,7 +239,7 @@ STOP = 2
 
 def test_completions_are_logged_with_what_was_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "completions.jsonl"
-    scorer = BatchScorer(find_reward("length"), {STOP}, completion_log(path))
+    scorer = BatchScorer(find_reward("length"), {STOP}, Recorder(completion_log(path)))
     logged: dict[str, float] = {}
     for step, texts, ids in ((0, [GOOD, GOOD, "no"], [[5, STOP], [5, 6], [STOP]]), (1, ["no"], [[STOP]])):
         columns = {
@@ -247,7 +256,13 @@ def test_completions_are_logged_with_what_was_cut_off(tmp_path: Path) -> None:
         parts = {function.__name__: function(**columns) for function in scorer.functions()}
         if step == 0:
             assert (parts["format"], parts["correctness"]) == ([1.0, 1.0, 0.0], [3.0, 3.0, -3.0])
-    assert logged == {"exact": 2 / 3}
+    assert logged == {
+        "exact": 2 / 3,
+        "call_share": 2 / 3,
+        "gold_call_share": 1.0,
+        "spurious_call_share": 0.0,
+        "format_share": 2 / 3,
+    }
     assert [(row["step"], row["truncated"], row["score"]["outcome"]) for row in read_rows(path)] == [
         (0, False, "exact"),
         (0, True, "exact"),
@@ -259,3 +274,11 @@ def test_completions_are_logged_with_what_was_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("declared", "ids"), [(None, []), (2, [2]), ([2, 7], [2, 7])])
 def test_stop_tokens_are_those_the_model_declares(declared: object, ids: list[int]) -> None:
     assert stop_token_ids(SimpleNamespace(eos_token_id=declared)) == ids
+
+
+@pytest.mark.slow
+def test_continuous_batching_generates(examples_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    train_grpo(configure(examples_file, tiny_model, tmp_path / "run", continuous_batching=True, max_steps=1))
+    rows = read_rows(tmp_path / "run" / "completions.jsonl")
+    assert len(rows) == 4
+    assert all(row["completion"] for row in rows)

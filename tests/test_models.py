@@ -107,6 +107,25 @@ def test_a_name_that_is_no_model_is_refused(name: str, monkeypatch: pytest.Monke
         resolve_model(name)
 
 
+def test_a_name_is_checked_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def fetch(hub_id: str, allow_patterns: list[str], etag_timeout: float) -> str:
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    gguf = tmp_path / "m.gguf"
+    gguf.write_bytes(b"no weights")
+    assert resolve_model(str(gguf), weights=False) == ModelSource(gguf, str(gguf))
+    assert resolve_model("smollm2-135m", weights=False) == ModelSource(Path("smollm2-135m"), "smollm2-135m")
+    assert asked == []
+    assert resolve_model("org/model", weights=False) == ModelSource(tmp_path, "org/model")
+    assert asked == [["config.json"]]
+    with pytest.raises(ConfigError):
+        resolve_model("nonsense", weights=False)
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     assert refused(DataError, lambda: resolve_model(str(tmp_path))) == (
         f"{tmp_path}: holds no model (no config.json and no adapter_config.json)"

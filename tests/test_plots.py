@@ -9,7 +9,7 @@ import pytest
 from conftest import Place, write_lines
 
 from toolrl_cli.errors import DataError
-from toolrl_cli.report.plots import plot_presets, plot_rewards, reward_curves, total_curves
+from toolrl_cli.report.plots import metric_curves, plot_presets, plot_rewards, plot_run, reward_curves, total_curves
 
 ROWS: list[dict[str, Any]] = [
     {"step": 1, "reward": -2.0, "rewards/format/mean": 0.5, "rewards/format/std": 0.1, "rewards/length/mean": None},
@@ -65,3 +65,17 @@ def test_the_presets_become_a_picture(tmp_path: Path) -> None:
 
     plot_presets(tmp_path / "presets.png", last_step=3)
     assert imread(tmp_path / "presets.png").shape == (600, 1500, 4)
+
+
+def test_a_run_is_drawn_with_a_panel_for_each_kind_of_number(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    rows = [{"step": step, "loss": 1.0 / step, "exact": None, "mean_token_accuracy": 0.5} for step in (1, 2, 3)]
+    assert metric_curves(rows, {"loss": "loss", "exact": "exact"}) == {"loss": [(1, 1.0), (2, 0.5), (3, 1 / 3)]}
+    plot_run(write_lines(tmp_path / "metrics.jsonl", rows), tmp_path / "curves.png")
+    assert imread(tmp_path / "curves.png").shape == (360, 1200, 4)
+
+
+def test_a_run_that_logged_nothing_has_no_picture(tmp_path: Path) -> None:
+    plot_run(write_lines(tmp_path / "metrics.jsonl", [{"step": 1, "epoch": 0.5}]), tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()

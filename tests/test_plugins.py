@@ -6,6 +6,8 @@ import asyncio
 import importlib
 import json
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from toolrl_cli.downloads import Wheel, unpack_wheel
-from toolrl_cli.errors import DataError, FormatError, SetupError
+from toolrl_cli.errors import ConfigError, DataError, FormatError, SetupError
 from toolrl_cli.plugins import openrlhf, trl, verifiers, verl
 from toolrl_cli.plugins.gold import read_gold
 from toolrl_cli.records import Target, ToolCall
@@ -37,6 +39,56 @@ def test_gold_that_cannot_be_read() -> None:
     for gold, kind in ((3, DataError), (None, DataError), ("{", DataError), ("hello", FormatError)):
         with pytest.raises(kind):
             read_gold(gold)
+
+
+HERMES_TEXT = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+LLAMA3_TEXT = '{"name": "f", "parameters": {"a": 1}}'
+OWN = [("hermes", HERMES_TEXT), ("llama3", LLAMA3_TEXT)]
+
+
+class TestOtherFormats:
+    """Completions, and gold texts, as the models' own chat templates write them."""
+
+    @pytest.mark.parametrize(
+        ("name", "text", "calls"),
+        [*((name, text, 1) for name, text in OWN), ("llama3", f"{LLAMA3_TEXT}; {LLAMA3_TEXT}", 2)],
+    )
+    def test_gold(self, name: str, text: str, calls: int) -> None:
+        assert read_gold(text, name) == Target(None, (ToolCall("f", {"a": 1}),) * calls)
+        assert read_gold(json.dumps(GOLD.to_json()), name) == GOLD
+        named = Target("t", (ToolCall("name", {"name": "name"}),))
+        assert read_gold(json.dumps(named.to_json()), name) == named
+
+    @pytest.mark.parametrize(("name", "text"), OWN)
+    def test_trl(self, name: str, text: str) -> None:
+        functions = trl.reward_functions("robust", text_format=name)
+        texts = [text, TEXT]
+        assert functions[1](completions=texts, ground_truth=[text, text])[0] == 3.0
+        assert functions[0](completions=texts, ground_truth=[text, text]) == [1.0, 0.0]
+
+    @pytest.mark.parametrize(("name", "text"), OWN)
+    def test_verl(self, name: str, text: str) -> None:
+        assert verl.compute_score("x", text, text, text_format=name)["score"] == 4.0
+        assert verl.compute_score("x", text, GOLD.to_json())["score"] < 4.0
+
+    @pytest.mark.parametrize(("name", "text"), OWN)
+    def test_the_environment_names_it(self, name: str, text: str) -> None:
+        code = (
+            "import asyncio, types\n"
+            "from toolrl_cli.plugins import openrlhf, verifiers\n"
+            f"text = {text!r}\n"
+            "print(openrlhf.reward_func(['Q' + text + '<|eot_id|>'], ['Q'], [text])['rewards'])\n"
+            "print(verifiers.rubric_reward(text, text))\n"
+            "trace = types.SimpleNamespace(last_reply=text)\n"
+            "print(asyncio.run(verifiers.reward(types.SimpleNamespace(answer=text), trace)))\n"
+        )
+        environment = os.environ | {"TOOLRL_FORMAT": name}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert done.stdout.splitlines() == ["[4.0]", "4.0", "{'format': 1.0, 'correctness': 3.0}"], done.stderr
+
+    def test_an_unknown_one_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="unknown format 'alpaca'"):
+            trl.reward_functions(text_format="alpaca")
 
 
 class TestTrl:

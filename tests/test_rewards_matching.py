@@ -60,8 +60,8 @@ def test_hand_values(wanted: Any, given_calls: Any, expected: Match) -> None:
     [
         ([(["f"], {})], "list or an object"),
         ([("f", {}), ({"f": 1}, {})], "list or an object"),
-        ([("f", None)], 'call of f has no object as its "parameters"'),
-        ([("f", [1]), ("f", {"a": 1})], 'call of f has no object as its "parameters"'),
+        ([("f", None)], "call of f has no object as its arguments"),
+        ([("f", [1]), ("f", {"a": 1})], "call of f has no object as its arguments"),
     ],
 )
 def test_calls_that_cannot_be_compared(calls: Any, message: str) -> None:

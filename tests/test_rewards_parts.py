@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolrl_cli.records import Target, ToolCall
-from toolrl_cli.rewards.parts import LAYOUTS, Layout, explain_layout, follows_layout, layout_of, length_credit
+from toolrl_cli.rewards.parts import (
+    LAYOUTS,
+    Layout,
+    explain_layout,
+    follows_layout,
+    layout_of,
+    length_credit,
+    thought_of,
+)
 
 CALL = '{"name": "f", "parameters": {}}'
 THINK, CALLS, REPLY = "<think> a </think>", f"<tool_call>\n{CALL}\n</tool_call>", "<response> b </response>"
@@ -117,4 +125,4 @@ def test_the_layouts_are_these_regular_expressions(text: str) -> None:
     ],
 )
 def test_length(text: str, expected: tuple[float, int]) -> None:
-    assert length_credit(text, 512) == expected
+    assert length_credit(thought_of(text), 512) == expected

@@ -13,12 +13,13 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
-from chat_servers import Act, say, serve
+from chat_servers import say, serve
 from conftest import EXAMPLES, InProcess, read_rows, write_lines
+from servers import Act
 
 from toolrl_cli.benches.samples import Spread, pass_at
 from toolrl_cli.errors import DataError
-from toolrl_cli.evaluation import EvalConfig, evaluate, summary_tables
+from toolrl_cli.evaluation import EvalConfig, evaluate, read_recorded, rescore, summary_tables
 from toolrl_cli.formats import find_format
 from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.inference.predictions import read_predictions
@@ -67,7 +68,24 @@ def test_recorded_samples_give_pass_at_k_and_the_spread(tmp_path: Path) -> None:
         "accuracies": list(accuracies), "mean": fmean(accuracies), "standard_deviation": stdev(accuracies)
     }  # fmt: skip
     (spread,) = [table for table in summary_tables(summary) if table.title == "over the samples of each entry"]
-    assert spread.rows == [["4", "0.4167", f"{stdev(accuracies):.4f}"]]
+    assert spread.rows == [["4", "41.67%", f"{100 * stdev(accuracies):.2f}%"]]
+
+
+def test_rescoring_keeps_every_sample(tmp_path: Path) -> None:
+    config = configure(tmp_path, predictions=write_lines(tmp_path / "p.jsonl", recorded()))
+    before, rows = evaluate(config), read_rows(tmp_path / "out" / "results.jsonl")
+    again = rescore(tmp_path / "out")
+    assert replace(again.summary, notes=()) == before
+    assert again.summary.notes == ("rescored by toolrl 0.1.0: 0 of 24 verdicts changed",)
+    assert read_rows(tmp_path / "out" / "results.jsonl") == rows
+    assert again == read_recorded(tmp_path / "out")
+
+    write_lines(tmp_path / "out" / "results.jsonl", [
+        row | {"correct": not row["correct"]} if row["id"] == "oslo" else row for row in reversed(rows)
+    ])  # fmt: skip
+    again = rescore(tmp_path / "out")
+    assert replace(again.summary, notes=()) == before
+    assert again.summary.notes == ("rescored by toolrl 0.1.0: 4 of 24 verdicts changed: oslo",)
 
 
 def test_one_sample_is_as_it_was(tmp_path: Path) -> None:

@@ -293,8 +293,8 @@ def test_command_exit_statuses(tmp_path: Path) -> None:
     gate = toolrl("score", write(tmp_path / "good.jsonl", NO_CALL), "--fail-under", "2.5")
     assert (gate.returncode, gate.stderr.endswith("mean total -3.0000 is under 2.5\n")) == (3, True)
     unknown = toolrl("score", data, "--reward", "lenght")
-    assert (unknown.returncode, unknown.stderr.endswith("did you mean 'length'?\n")) == (1, True)
-    assert toolrl("score", data, "--fail-under", "high").returncode == 1
+    assert (unknown.returncode, unknown.stderr.endswith("did you mean 'length'?\n")) == (2, True)
+    assert toolrl("score", data, "--fail-under", "high").returncode == 2
 
 
 def many_rows(count: int) -> list[Any]:

@@ -48,8 +48,12 @@ def test_the_manifest_records_what_decides_the_result() -> None:
     assert SftConfig(**SFT, save_steps=5, seed=3, overrides={"weight_decay": 0.1}).recorded() == {
         "data": "ex.jsonl",
         "model": "tiny",
+        "preset": None,
         "tuning": "lora",
+        "adapter": "continue",
         "lora_rank": 16,
+        "lora_alpha": None,
+        "lora_targets": "all-linear",
         "learning_rate": 2e-4,
         "batch_size": 16,
         "micro_batch_size": 8,

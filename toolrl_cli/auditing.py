@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from toolrl_cli.console import track
-from toolrl_cli.errors import DataError, GateFailed
+from toolrl_cli.errors import DataError, FormatError, GateFailed
+from toolrl_cli.formats import stock_format
+from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.records import Example, Json, Rollout
 from toolrl_cli.rewards import Reward
@@ -56,6 +59,7 @@ class Audit:
 
     reward: str
     reward_digest: str
+    text_format: str
     examples: int
     policies: tuple[PolicyResult, ...]
     orderings: tuple[Ordering, ...]
@@ -81,7 +85,7 @@ class Audit:
             for r in self.policies
         ]
         columns = ["answer", "n", "mean", "honest", "silence", "fails"]
-        return f"audit of {self.reward} over {self.examples} examples", columns, rows
+        return f"audit of {self.reward} over {self.examples} examples in {self.text_format}", columns, rows
 
     def lines(self) -> Iterator[str]:
         """What the table leaves out: the meaning of what fails, and the inputs that raise."""
@@ -95,18 +99,24 @@ class Audit:
 MEANINGS = {"above silence": "the honest answer earns more than silence"} | {**EXPECTATIONS}
 
 
-def audit_reward(reward: Reward, data: Path | None = None, limit: int | None = None, step: int = 0) -> Audit:
+def audit_reward(
+    reward: Reward, data: Path | None = None, limit: int | None = None, step: int = 0, text_format: str = "toolrl"
+) -> Audit:
     """Audit a reward, at a training step, over examples: the held-out sample data when none are given.
 
+    Thoughts are left out in a text format that has none.
+
     Raises:
-        DataError: the file is missing, malformed or empty.
+        ConfigError: the format is unknown.
+        DataError: the file is missing, malformed or empty, or the format cannot express a target.
     """
-    examples = read_examples(data, limit)
+    wording = stock_format(text_format)
+    examples = [fit(example, wording) for example in read_examples(data, limit)]
     raised: list[Json] = []
-    honest_result, honest_ordering = audit_honest(reward, examples, step, raised)
+    honest_result, honest_ordering = audit_honest(reward, examples, wording, step, raised)
     policies, orderings = [honest_result], [honest_ordering]
     for policy in track(POLICIES, "audit", len(POLICIES)):
-        trials = [trial for example in examples if (trial := policy.answer(example))]
+        trials = [trial for example in examples if (trial := attempt(policy, example, wording))]
         if not trials:
             continue
         earned, honest, silent = (
@@ -115,8 +125,9 @@ def audit_reward(reward: Reward, data: Path | None = None, limit: int | None = N
         )
         policies.append(PolicyResult(policy.name, len(trials), mean(earned), mean(honest), mean(silent)))
         orderings += [judge(policy, kind, trials, earned, honest, silent) for kind in policy.expectations]
-    raised += attack(reward, examples)
-    return Audit(reward.name, reward.digest, len(examples), tuple(policies), tuple(orderings), tuple(raised))
+    raised += attack(reward, examples, wording)
+    found = tuple(policies), tuple(orderings), tuple(raised)
+    return Audit(reward.name, reward.digest, text_format, len(examples), *found)
 
 
 def read_examples(data: Path | None, limit: int | None) -> list[Example]:
@@ -127,11 +138,31 @@ def read_examples(data: Path | None, limit: int | None) -> list[Example]:
     return examples
 
 
+def fit(example: Example, text_format: TextFormat) -> Example:
+    """An example that the format can express: as it is, or without its thought; raise `DataError` when it cannot."""
+    with suppress(FormatError):
+        text_format.render_target(example.target)
+        return example
+    bare = replace(example.target, thought=None)
+    try:
+        text_format.render_target(bare)
+    except FormatError as error:
+        raise DataError(f"example {example.id}: {error}") from error
+    return replace(example, target=bare)
+
+
+def attempt(policy: Policy, example: Example, text_format: TextFormat) -> Trial | None:
+    """The answer of a policy, None where there is none, or none that the format can express."""
+    with suppress(FormatError):
+        return policy.answer(example, text_format)
+    return None
+
+
 def audit_honest(
-    reward: Reward, examples: Sequence[Example], step: int, raised: list[Json]
+    reward: Reward, examples: Sequence[Example], text_format: TextFormat, step: int, raised: list[Json]
 ) -> tuple[PolicyResult, Ordering]:
     """What the honest answer earns, and whether that is more than silence on each example."""
-    honest = [honest_rollout(example) for example in examples]
+    honest = [honest_rollout(example, text_format) for example in examples]
     earned = totals(reward, honest, step, HONEST, raised)
     silent = totals(reward, [rollout._replace(text="") for rollout in honest], step, "silence", raised)
     worse = [e.id for e, high, low in zip(examples, earned, silent, strict=True) if not high > low + TOLERANCE]
@@ -192,12 +223,12 @@ def total_of(reward: Reward, rollout: Rollout) -> tuple[float, str | None]:
     return total, None if math.isfinite(total) else f"gives {total}"
 
 
-def attack(reward: Reward, examples: Sequence[Example]) -> Iterator[Json]:
+def attack(reward: Reward, examples: Sequence[Example], text_format: TextFormat) -> Iterator[Json]:
     """The hostile inputs on which a reward raises or gives no finite number, for gold with calls and without."""
     kinds = {bool(example.target.tool_calls): example for example in reversed(examples)}
     for example in kinds.values():
-        honest = honest_rollout(example)
-        for name, text in hostile_texts(example).items():
+        honest = honest_rollout(example, text_format)
+        for name, text in hostile_texts(example, text_format).items():
             _, error = total_of(reward, honest._replace(text=text))
             if error:
                 yield {"input": name, "error": error}

@@ -10,12 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from toolrl_cli import __version__
-from toolrl_cli.commands import audit, grpo, prepare, quickstart, score, sft
+from toolrl_cli.commands import audit, export, grpo, prepare, quickstart, score, sft
 from toolrl_cli.commands import eval as eval_command
-from toolrl_cli.console import log
+from toolrl_cli.console import discard, log
 from toolrl_cli.errors import SetupError, ToolrlError
 
 TRAIN_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf", "matplotlib")
+READER_GONE = 141
+"""What a shell says of a program that SIGPIPE ended."""
 
 
 class ToolrlGroup(TyperGroup):
@@ -32,10 +34,13 @@ class ToolrlGroup(TyperGroup):
         """Run the command; on a failure print where, what and the fix, and exit with its status."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             log("interrupted; finished work is kept")
-            raise typer.Exit(130) from None
-        except (BrokenPipeError, typer.Exit, typer.Abort, typer.TyperException):
+            raise typer.Exit(getattr(interrupt, "exit_status", 130)) from None
+        except BrokenPipeError:
+            discard(sys.stdout)
+            raise typer.Exit(READER_GONE) from None
+        except (typer.Exit, typer.Abort, typer.TyperException):
             raise
         except Exception as error:
             if "--debug" in sys.argv:
@@ -97,4 +102,5 @@ app.command("grpo")(grpo.grpo)
 app.command("score")(score.score)
 app.command("eval")(eval_command.evaluate)
 app.command("audit")(audit.audit)
+app.command("export")(export.export)
 app.command("quickstart")(quickstart.quickstart)

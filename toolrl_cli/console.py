@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from textwrap import indent
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.console import Console, RenderableType
     from rich.progress import Progress
 
 T = TypeVar("T")
@@ -26,17 +28,38 @@ def print_json(value: object) -> None:
     """Print one JSON object to stdout."""
     from toolrl_cli.jsonl import dump_json
 
-    print(dump_json(value), flush=True)
+    write(dump_json(value) + "\n")
 
 
 def print_text(text: str) -> None:
     """Print plain text to stdout."""
-    print(text, flush=True)
+    write(text + "\n")
 
 
 def log(message: str) -> None:
     """Print one line to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    write(message + "\n", stderr=True)
+
+
+def write(text: str, *, stderr: bool = False) -> None:
+    """Write to stdout or stderr; a reader that has gone, as `head` goes, changes nothing in how a command ends."""
+    stream = sys.stderr if stderr else sys.stdout
+    try:
+        print(text, end="", file=stream, flush=True)
+    except BrokenPipeError:
+        discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Let what is still written to a stream, also what its buffer holds, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def render(console: Console, item: RenderableType) -> str:
+    """What a console shows of an item."""
+    with console.capture() as captured:
+        console.print(item)
+    return captured.get()
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -53,7 +76,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     console = Console()
     if not console.file.isatty():
         console.width = PIPE_WIDTH
-    console.print(table)
+    write(render(console, table))
 
 
 def results_to(*, stderr: bool) -> AbstractContextManager[object]:
@@ -97,6 +120,13 @@ def progress_bar(*, in_bytes: bool = False) -> Iterator[Progress]:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.file.isatty()) as progress:
         yield progress
+
+
+def log_beside(progress: Progress, message: str) -> None:
+    """Print one line to stderr, in a terminal above the bar and with its numbers in colour."""
+    if progress.disable:
+        return log(message)
+    return progress.console.print(message, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -148,27 +178,30 @@ def print_diff(lines: Iterable[str], *, stderr: bool = False) -> None:
     for line in lines:
         style = next((style for start, style in styles.items() if line.startswith(start)), "")
         printable = line.removeprefix("@ ").encode(errors="backslashreplace").decode()
-        console.print(Text(printable, style=style))
+        write(render(console, Text(printable, style=style)), stderr=stderr)
 
 
-def print_sections(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """Print a title and named texts: the texts of a row beside each other in a terminal, all below each other else."""
+def print_sections(title: str, rows: Sequence[Mapping[str, str]], *, stderr: bool = False) -> None:
+    """Print a title and named texts: the texts of a row beside each other in a terminal, all below each other else.
+
+    They go to stdout, or to stderr when it is for a person alone.
+    """
     from rich.console import Console
     from rich.rule import Rule
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=stderr)
     if not console.file.isatty():
         sections = [f"{name}:\n{indent(printable(text), '  ')}\n" for row in rows for name, text in row.items()]
-        return print_text("\n".join([f"== {printable(title)}", "", *sections]))
-    console.print(Rule(Text(printable(title)), align="left"))
+        return write("\n".join([f"== {printable(title)}", "", *sections, ""]), stderr=stderr)
+    write(render(console, Rule(Text(printable(title)), align="left")), stderr=stderr)
     for row in rows:
         table = Table(expand=True)
         for name in row:
             table.add_column(Text(name), ratio=1, overflow="fold")
         table.add_row(*(Text(printable(text)) for text in row.values()))
-        console.print(table)
+        write(render(console, table), stderr=stderr)
     return None
 
 

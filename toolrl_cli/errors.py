@@ -32,6 +32,12 @@ class ConfigError(ToolrlError):
     """An option, a training argument, a reward or a format is unknown or contradicts another."""
 
 
+class UsageError(ConfigError):
+    """An option that is wrong by itself or beside another, whatever the files, the model and the machine hold."""
+
+    exit_status = 2
+
+
 class FormatError(ToolrlError):
     """A completion does not follow its text format."""
 
@@ -44,3 +50,15 @@ class GateFailed(ToolrlError):
     """A quality gate such as `--fail-under` was not met."""
 
     exit_status = 3
+
+
+class TrainingStopped(ToolrlError):
+    """A sentinel stopped a training; `--resume` can go on from the last checkpoint."""
+
+    exit_status = 4
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, with which a cluster takes a machine away, stopped the command."""
+
+    exit_status = 143

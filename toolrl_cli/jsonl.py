@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -91,15 +92,15 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """Every line of a JSONL file (standard input for `-`) that is not blank.
+def read_lines(path: Path, content: bytes | None = None) -> Iterator[Line]:
+    """Every line of a JSONL file (standard input for `-`) that is not blank; `content` is what was read of it already.
 
     Raises:
         DataError: the file is missing, unreadable or not UTF-8.
     """
     import jsonlines
 
-    with open_text(path) as stream:
+    with open_text(path, content) as stream:
         for number, text in enumerate(stream, start=1):
             if not text.strip():
                 continue
@@ -109,13 +110,13 @@ def read_lines(path: Path) -> Iterator[Line]:
                 yield Line(number, error=explain_json_error(error.__cause__))
 
 
-def read_records(path: Path, parse: Callable[[object], T]) -> Iterator[T]:
-    """Parse every line of a JSONL file, or of standard input for `-`.
+def read_records(path: Path, parse: Callable[[object], T], content: bytes | None = None) -> Iterator[T]:
+    """Parse every line of a JSONL file, or of standard input for `-`; `content` is what was read of it already.
 
     Raises:
         DataError: the file is missing, a line is no JSON, or `parse` refuses it (`path:line: why`).
     """
-    for line in read_lines(path):
+    for line in read_lines(path, content):
         if line.error:
             raise DataError(f"{path}:{line.number}: {line.error}")
         try:
@@ -233,14 +234,25 @@ def is_stream(path: Path) -> bool:
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[IO[str]]:
-    """Open a UTF-8 text file for reading, or standard input for `-`.
+def open_text(path: Path, content: bytes | None = None) -> Iterator[IO[str]]:
+    """Open a UTF-8 text file for reading, or standard input for `-`, or what was read of it already.
 
     Raises:
         DataError: the file is missing, unreadable or not UTF-8.
     """
-    with read_errors(path), open(0 if path == STDIO else path, encoding="utf-8-sig", closefd=path != STDIO) as stream:
-        yield stream
+    with read_errors(path), open_bytes(path) if content is None else io.BytesIO(content) as stream:
+        yield io.TextIOWrapper(stream, encoding="utf-8-sig")
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of a file, or of standard input for `-`; raise `DataError` when it is missing or unreadable."""
+    with read_errors(path), open_bytes(path) as stream:
+        return stream.read()
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading, or standard input for `-`."""
+    return open(0 if path == STDIO else path, "rb", closefd=path != STDIO)
 
 
 Piece = bytes | tuple[int, int]
@@ -256,7 +268,7 @@ def cut_lines(path: Path, size: int) -> Iterator[Piece]:
     Raises:
         DataError: the file is missing or unreadable.
     """
-    with read_errors(path), open(0 if path == STDIO else path, "rb", closefd=path != STDIO) as stream:
+    with read_errors(path), open_bytes(path) as stream:
         yield from cut_by_position(stream, path.stat().st_size, size) if path.is_file() else cut_stream(stream, size)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import UsageError
 
 
 def read_limits(option: str, texts: Iterable[str], *, default: str, kind: str) -> dict[str, float]:
@@ -18,7 +18,7 @@ def read_limits(option: str, texts: Iterable[str], *, default: str, kind: str) -
         kind: what a name names, for messages.
 
     Raises:
-        ConfigError: a text is neither, or a name is given twice.
+        UsageError: a text is neither, or a name is given twice.
     """
     limits: dict[str, float] = {}
     for text in texts:
@@ -28,9 +28,9 @@ def read_limits(option: str, texts: Iterable[str], *, default: str, kind: str) -
         except ValueError:
             value = math.nan
         if (equals and not name) or not math.isfinite(value):
-            raise ConfigError(f"{option} {text}: must be a number, or {kind}=number")
+            raise UsageError(f"{option} {text}: must be a number, or {kind}=number")
         name = name or default
         if name in limits:
-            raise ConfigError(f"{option} {text}: {name} is given twice")
+            raise UsageError(f"{option} {text}: {name} is given twice")
         limits[name] = value
     return limits

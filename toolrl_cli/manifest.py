@@ -39,12 +39,17 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     rescored: Json | None = None
-    """What graded the results of an evaluation anew, in place of what made them: versions, git commit, hashes."""
+    """What graded an evaluation anew in place of what made it: versions, git commit, hashes; notes on what changed."""
 
     @classmethod
     def create(cls, command: str, config: Json, **known: Any) -> Manifest:
         """A manifest of this environment: installed versions and git commit are filled in."""
         return cls(command, config, **known, versions=installed_versions(), git_commit=git_commit())
+
+    @property
+    def hashes_now(self) -> dict[str, str]:
+        """The hashes of what the output is due to by now: where it was graded anew, of what did that."""
+        return {**self.hashes, **(self.rescored or {}).get("hashes", {})}
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` atomically, with `rescored` only where there is any."""
@@ -112,15 +117,22 @@ def content_of(folder: Path) -> Iterator[Path]:
 
 
 def refuse_difference(folder: Path, earlier: Manifest, now: Manifest) -> None:
-    """Raise `ConfigError` that names the first thing in which a resumed run would differ."""
-    before, after = (flatten(load_json(dump_json(asdict(m)))) for m in (earlier, now))
+    """Raise `ConfigError` that names the first thing in which a resumed run would differ from what is there."""
+    before, after = (flatten(load_json(dump_json(asdict(m) | {"hashes": m.hashes_now}))) for m in (earlier, now))
     for name in sorted(before.keys() | after.keys()):
         decisive = name.split(".")[0] in ("command", "config", "seed", "format", "hashes")
-        if decisive and before.get(name) != after.get(name):
+        if not decisive or before.get(name) == after.get(name):
+            continue
+        if name in ("hashes.base", "hashes.adapter"):
             raise ConfigError(
-                f"{folder}: cannot resume with another {name} ({before.get(name)!r} before, {after.get(name)!r} now); "
-                "use the same options, or --overwrite"
+                f"{folder}: cannot resume: the {name.removeprefix('hashes.')} weights of the model are not those that "
+                f"the run began with ({before.get(name)!r} before, {after.get(name)!r} now); "
+                "put the former ones back, or start again with --overwrite"
             )
+        raise ConfigError(
+            f"{folder}: cannot resume with another {name} ({before.get(name)!r} before, {after.get(name)!r} now); "
+            "use the same options, or --overwrite"
+        )
 
 
 def hash_file(path: Path) -> str:

@@ -152,6 +152,7 @@ class Rollout(NamedTuple):
 
     `truncated` says that the text ran into the token limit, `step` is the training step that
     schedules read, `tools` are the example's, for rewards that compare values by their schemas.
+    `text_format` is the name of the format that the text is in.
     """
 
     text: str
@@ -159,6 +160,7 @@ class Rollout(NamedTuple):
     truncated: bool = False
     step: int = 0
     tools: tuple[Json, ...] = ()
+    text_format: str = "toolrl"
 
 
 class Score(Struct, frozen=True, gc=False):
@@ -184,10 +186,24 @@ class Score(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine generated for one prompt; `truncated` when it ran into the token limit."""
+    """What an engine generated for one prompt; `truncated` when it ran into the token limit.
+
+    `unset` names the sampling parameters that the server would not take, so that its own values ruled.
+    """
 
     text: str
     truncated: bool = False
+    unset: tuple[str, ...] = ()
+
+
+def scored_total(raw: object) -> tuple[str, float]:
+    """The id and the total of a row that `toolrl score -o` wrote; raise `DataError` when it has no score."""
+    row = expect(raw, dict, "row")
+    score = expect(row.get("score"), dict, 'the "score" of a row (toolrl score -o writes it)')
+    total = score.get("total")
+    if isinstance(total, bool) or not isinstance(total, int | float):
+        raise DataError("score.total must be a number")
+    return str(row.get("id")), float(total)
 
 
 def expect(value: object, kind: type[T], name: str) -> T:

@@ -21,8 +21,8 @@ from toolrl_cli.benches.base import (
     data_of,
 )
 from toolrl_cli.benches.failures import compare_calls
-from toolrl_cli.benches.stats import wilson
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.benches.stats import Unit, wilson
+from toolrl_cli.errors import ConfigError, DataError, UsageError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.toolrl import ToolrlFormat
 from toolrl_cli.jsonl import Line, dump_json, load_json
@@ -49,7 +49,7 @@ class ApiBankBench(SingleTurn):
 
     def __init__(self, data: Path, text_format: TextFormat, *, own_prompt: bool = False) -> None:
         if own_prompt and text_format.name != ToolrlFormat.name:
-            raise ConfigError(f"--own-prompt asks for answers in the toolrl format, not {text_format.name}")
+            raise UsageError(f"--own-prompt asks for answers in the toolrl format, not {text_format.name}")
         self._data, self._own_prompt = data, own_prompt
         self._released = text_format.name == ToolrlFormat.name
 
@@ -97,6 +97,10 @@ class ApiBankBench(SingleTurn):
     def gold(self, entry: Entry) -> str:
         """The gold call as JSON."""
         return dump_json(entry.payload.to_json())
+
+    def foresee(self, categories: Sequence[str]) -> dict[str, Unit]:
+        """Soft and exact match."""
+        return {"soft_match": "share", "exact_match": "share"}
 
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """The share of soft and of exact matches."""

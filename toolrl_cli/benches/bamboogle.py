@@ -11,8 +11,8 @@ from typing import NamedTuple
 from toolrl_cli.benches.base import Answer, BenchConfig, BenchKind, Entry, Findings, Result, Turn, Verdict, data_of
 from toolrl_cli.benches.judges import Judge, contains, matches, open_judge, token_f1
 from toolrl_cli.benches.search import Search, check_search, open_search
-from toolrl_cli.benches.stats import bootstrap_mean, wilson
-from toolrl_cli.errors import ConfigError, DataError, FormatError, ToolrlError
+from toolrl_cli.benches.stats import Unit, bootstrap_mean, wilson
+from toolrl_cli.errors import DataError, FormatError, ToolrlError, UsageError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.manifest import hash_file
 from toolrl_cli.reading import read_chunks
@@ -34,6 +34,9 @@ TOOL: Json = {
 }
 REQUEST = "Answer in a few words, without a sentence around them."
 SEARCH_REQUEST = f"Search, one fact at a time, for what you are not sure of. {REQUEST}"
+MEASURES: dict[str, Unit] = {
+    "exact_match": "share", "f1": "mean", "contains": "share", "tool_calls": "mean", "rounds": "mean"
+}  # fmt: skip
 ONE_AT_A_TIME = "Not run: one search at a time."
 RESPONSE = re.compile(r"<response>(.*?)(?:</response>|\Z)", re.DOTALL)
 CALLS = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
@@ -78,7 +81,8 @@ class BamboogleBench:
             except DataError as error:
                 raise DataError(f"{self._data}:{line.number}: {line.error or error}") from error
             message = {"role": "user", "content": f"{question.text}\n{request}"}
-            entries.append(Entry(f"bamboogle-{len(entries)}", self.name, tools, (message,), payload=question))
+            id, turns = f"bamboogle-{len(entries)}", 0 if self._search is None else 1
+            entries.append(Entry(id, self.name, tools, (message,), payload=question, turns=turns))
         if not entries:
             raise DataError(f"{self._data}: no questions; each row must hold Question and Answer")
         return entries
@@ -126,14 +130,18 @@ class BamboogleBench:
         answer: str = entry.payload.answer
         return answer
 
+    def foresee(self, categories: Sequence[str]) -> dict[str, Unit]:
+        """Accuracy, and the measures of the score."""
+        return {"accuracy": "share", **MEASURES}
+
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """Accuracy, and the means of the score."""
         metrics = {"accuracy": wilson(sum(result.correct for result in results), len(results))}
         scores = [result.score or {} for result in results]
-        for name in ("exact_match", "f1", "contains", "tool_calls", "rounds"):
+        for name, unit in MEASURES.items():
             values = [score.get(name, 0.0) for score in scores]
-            shares = name in ("exact_match", "contains")
-            metrics[name] = wilson(round(sum(values)), len(values)) if shares else bootstrap_mean(values, seed=seed)
+            share = unit == "share"
+            metrics[name] = wilson(round(sum(values)), len(values)) if share else bootstrap_mean(values, seed=seed)
         failed = [result.id for result in results if result.error_type in ("search", "judge")]
         notes = (f"counted wrong because the search or the judge failed: {', '.join(failed)}",) if failed else ()
         return Findings(metrics, notes=notes)
@@ -175,12 +183,12 @@ def explain_silence(last: Answer) -> Outcome:
 
 
 def check(config: BenchConfig) -> None:
-    """Raise `ConfigError` unless search, judge and record fit together."""
+    """Raise `UsageError` unless search, judge and record fit together."""
     check_search(config.search)
     open_judge(config.judge)
     kind = (config.search or "").partition(":")[0]
     if config.record is not None and kind in ("recorded", "none"):
-        raise ConfigError(f"--record keeps what an engine answers, and --search {kind} asks none; leave one out")
+        raise UsageError(f"--record keeps what an engine answers, and --search {kind} asks none; leave one out")
 
 
 def open_bamboogle(config: BenchConfig, text_format: TextFormat) -> nullcontext[BamboogleBench]:

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from toolrl_cli.benches.stats import Interval
+from toolrl_cli.benches.stats import Interval, Unit
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.inference.base import Failure
 from toolrl_cli.records import Completion, Json, Outcome, PredictedCall, ToolCall, expect
 
 MAX_DEPTH = 64
@@ -23,6 +22,7 @@ class Entry:
     """One question of a benchmark: what the model sees, and in `payload` what its grading needs.
 
     `prompt` are the messages that the model is given as they are, where the text format is not to word them.
+    `turns` is how often the user speaks in a dialogue, 0 where the first answer ends the entry.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Entry:
     messages: tuple[Json, ...]
     payload: Any = None
     prompt: tuple[Json, ...] | None = None
+    turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class Verdict:
 class Result:
     """A line of results.jsonl: one graded entry; `steps` are all completions of a dialogue, `failure` is a kind.
 
-    `sample` counts an entry's completions from 0, where it is asked for several.
+    `sample` counts an entry's completions from 0, where it is asked for several; `unset` names the sampling
+    parameters that the server would not take.
     """
 
     id: str
@@ -86,6 +88,7 @@ class Result:
     steps: list[str] | None = None
     failure: str | None = None
     sample: int | None = None
+    unset: list[str] | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -107,8 +110,10 @@ class Result:
             raise DataError("not a result of toolrl eval; use --overwrite") from error
 
     def to_json(self) -> Json:
-        """The record as JSON values; `score`, `steps` and `sample` only where there are any."""
-        return {k: v for k, v in asdict(self).items() if v is not None or k not in ("score", "steps", "sample")}
+        """The record as JSON values; `score`, `steps`, `sample` and `unset` only where there are any."""
+        return {
+            k: v for k, v in asdict(self).items() if v is not None or k not in ("score", "steps", "sample", "unset")
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +187,7 @@ class BenchKind:
     """A benchmark as `--bench` knows it; one that a module of this package holds is found by its name.
 
     `open` gives the bench, ready for use inside its block. `options` are the fields of the configuration that only
-    some benches read, this one among them; one with `data` cannot do without. `check` raises `ConfigError` for
+    some benches read, this one among them; one with `data` cannot do without. `check` raises `UsageError` for
     values that contradict each other, `hashes` are those of what the bench brings along, for the manifest.
     """
 
@@ -205,6 +210,15 @@ class ShowsGold(Protocol):
 
     def gold(self, entry: Entry) -> str:
         """The right answer, worded for a person."""
+        ...
+
+
+@runtime_checkable
+class ForeseesMetrics(Protocol):
+    """A bench that can say before a run which metrics its summary will have, so that limits are checked in time."""
+
+    def foresee(self, categories: Sequence[str]) -> dict[str, Unit]:
+        """The unit of each metric over entries of these categories, in the order of `summarize`."""
         ...
 
 
@@ -246,7 +260,16 @@ def is_deeper(value: object, depth: int) -> bool:
     return bool(level)
 
 
-def as_missing(verdict: Verdict, failure: Failure | None) -> Verdict:
+def as_missing(verdict: Verdict, error_type: str, error: str) -> Verdict:
     """The verdict on an entry that got no completion: wrong, whatever an empty completion would have been."""
-    error_type, error = ("missing", "no prediction") if failure is None else ("engine", failure.reason)
     return replace(verdict, correct=False, outcome=None, error_type=error_type, error=error)
+
+
+def explain_missing(entry: Entry, answers: Sequence[Answer]) -> str:
+    """What is there, and what is wanted, where a prediction gives only these answers to an entry."""
+    if not answers:
+        return "no prediction"
+    ended = sum(not answer.calls for answer in answers)
+    where = f"in turn {ended + 1}" if answers[-1].calls else f"before turn {ended + 1}"
+    given = "1 answer" if len(answers) == 1 else f"{len(answers)} answers"
+    return f'the prediction ends after {given}, {where} of {entry.turns}; a dialogue needs "turns", one for each'

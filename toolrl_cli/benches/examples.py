@@ -18,7 +18,7 @@ from toolrl_cli.benches.base import (
     data_of,
 )
 from toolrl_cli.benches.failures import compare_calls
-from toolrl_cli.benches.stats import bootstrap_mean, wilson
+from toolrl_cli.benches.stats import Unit, bootstrap_mean, wilson
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_records
@@ -42,7 +42,8 @@ class ExamplesBench(SingleTurn):
         """The examples of the file, one category for each source.
 
         Raises:
-            DataError: a line is no example, an id occurs twice, or there is none.
+            DataError: a line is no example, or one whose target the format cannot express, an id occurs twice,
+                or there is none.
         """
         seen: set[str] = set()
 
@@ -51,6 +52,10 @@ class ExamplesBench(SingleTurn):
             if example.id in seen:
                 raise DataError(f"id {example.id!r} occurs twice")
             seen.add(example.id)
+            try:
+                self._text_format.render_target(example.target)
+            except FormatError as error:
+                raise DataError(str(error)) from error
             return Entry(example.id, example.source, example.tools, example.messages, payload=example.target)
 
         entries = list(read_records(self._data, parse))
@@ -63,7 +68,10 @@ class ExamplesBench(SingleTurn):
         (answer,) = answers
         target: Target = entry.payload
         completion = answer.completion
-        score = self._reward.score(Rollout(completion.text, target, completion.truncated, tools=entry.tools))
+        rollout = Rollout(
+            completion.text, target, completion.truncated, tools=entry.tools, text_format=self._text_format.name
+        )
+        score = self._reward.score(rollout)
         correct = score.outcome is (Outcome.EXACT if target.tool_calls else Outcome.ABSTAINED)
         error_type, error = ("parse", answer.error) if answer.error else (None, None)
         if correct and not target.tool_calls and target.response is not None and not self._responds(completion.text):
@@ -80,6 +88,10 @@ class ExamplesBench(SingleTurn):
             return bool((self._text_format.parse_target(text).response or "").strip())
         except FormatError:
             return False
+
+    def foresee(self, categories: Sequence[str]) -> dict[str, Unit]:
+        """The exact rate, the total and the parts of the reward."""
+        return {"exact_rate": "share", **dict.fromkeys(["total", *self._reward.weights], "mean")}
 
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """The exact rate, the mean reward and the mean of each of its parts."""

@@ -30,6 +30,8 @@ class FailureKind(StrEnum):
 
 UNANSWERED = ("missing", "engine", "search")
 """Error types of entries whose answer is not there or breaks off, because an engine or a search failed."""
+PASSING = ("engine", "search", "judge")
+"""Error types that are the fault of a server, which may be well by the time that an evaluation is resumed."""
 ERROR_TYPES = (*UNANSWERED, "checker", "judge", "grading")
 """Error types of entries without a verdict of their own: those, and what a checker, a judge or a bench failed on."""
 BY_OUTCOME = {

@@ -8,7 +8,8 @@ import string
 from collections import Counter
 from typing import Protocol
 
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import DataError, UsageError
+from toolrl_cli.inference.endpoint import Chat
 from toolrl_cli.jsonl import dump_json
 from toolrl_cli.records import expect
 from toolrl_cli.web import WebClient
@@ -58,13 +59,13 @@ class Judge(Protocol):
 
 
 def open_judge(spec: str | None) -> Judge:
-    """The judge that a spec names: `exact`, also for None, or `endpoint:URL#MODEL`; raise `ConfigError` otherwise."""
+    """The judge that a spec names: `exact`, also for None, or `endpoint:URL#MODEL`; raise `UsageError` otherwise."""
     if spec in (None, "exact"):
         return lambda question, gold, answer: matches(gold, answer)
     kind, _, rest = spec.partition(":")
     url, _, model = rest.rpartition("#")
     if kind != "endpoint" or not url.startswith(("http://", "https://")) or not model:
-        raise ConfigError(f"--judge {spec!r} is no judge; write {SPECS}")
+        raise UsageError(f"--judge {spec!r} is no judge; write {SPECS}")
     return EndpointJudge(url, model)
 
 
@@ -78,9 +79,9 @@ class EndpointJudge:
     """
 
     def __init__(self, url: str, model: str, key: str | None = None, client: WebClient | None = None) -> None:
-        self._url, self._model = url.rstrip("/"), model
-        self._key = key or os.environ.get("OPENAI_API_KEY")
-        self._client = client or WebClient(timeout=120.0)
+        key = key or os.environ.get("OPENAI_API_KEY")
+        self._chat = Chat(f"{url.rstrip('/')}/chat/completions", key, client or WebClient(timeout=120.0))
+        self._model = model
 
     def __call__(self, question: str, gold: str, answer: str) -> bool:
         """The last yes or no of the reply.
@@ -92,8 +93,8 @@ class EndpointJudge:
         case = {"question": question, "reference": gold, "candidate": answer[:LONGEST]}
         messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": dump_json(case)}]
         payload = {"model": self._model, "messages": messages, "temperature": 0}
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        reply = read_reply(self._client.fetch_json(f"{self._url}/chat/completions", payload, headers))
+        raw, _ = self._chat.ask(payload, lambda answer: answer)
+        reply = read_reply(raw)
         words = VERDICT.findall(reply)
         if not words:
             raise DataError(f"the judge says neither yes nor no: {reply[:80]!r}")

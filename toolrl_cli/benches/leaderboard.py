@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from toolrl_cli.benches.base import BenchConfig, BenchKind
-from toolrl_cli.benches.bfcl.bench import open_bfcl
+from toolrl_cli.benches.bfcl.bench import BfclBench, open_bfcl
 from toolrl_cli.benches.bfcl.editions import V3, V4, Edition
+from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.formats.served import ServedFormat
 
 
 def kind_of(edition: Edition) -> BenchKind:
@@ -13,9 +17,13 @@ def kind_of(edition: Edition) -> BenchKind:
     def check(config: BenchConfig) -> None:
         edition.choose_categories(config.categories)
 
+    def open(config: BenchConfig, text_format: TextFormat) -> AbstractContextManager[BfclBench]:
+        openai = isinstance(text_format, ServedFormat)
+        return open_bfcl(config.bfcl_wheel, config.categories, edition, openai=openai)
+
     return BenchKind(
         edition.name,
-        lambda config, text_format: open_bfcl(config.bfcl_wheel, config.categories, edition),
+        open,
         options=frozenset({"categories", "bfcl_wheel"}),
         check=check,
         hashes=lambda config: {"bfcl_wheel": edition.wheel.sha256},

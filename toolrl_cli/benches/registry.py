@@ -7,7 +7,7 @@ from pkgutil import iter_modules
 
 from toolrl_cli import benches
 from toolrl_cli.benches.base import BenchKind
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import UsageError
 
 
 def load_benches() -> dict[str, BenchKind]:
@@ -21,9 +21,9 @@ BENCHES = load_benches()
 
 
 def find_bench(name: str) -> BenchKind:
-    """The bench of that name; raise `ConfigError` for an unknown one."""
+    """The bench of that name; raise `UsageError` for an unknown one."""
     if name not in BENCHES:
-        raise ConfigError(f"unknown bench {name!r}; choose from {', '.join(BENCHES)}")
+        raise UsageError(f"unknown bench {name!r}; choose from {', '.join(BENCHES)}")
     return BENCHES[name]
 
 

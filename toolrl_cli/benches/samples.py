@@ -10,6 +10,9 @@ from statistics import fmean, stdev
 from toolrl_cli.benches.base import Result
 from toolrl_cli.benches.stats import Interval, bootstrap_mean
 
+PASS = "pass@"
+"""How the names of these metrics begin."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -35,10 +38,13 @@ def measure_pass(results: Sequence[Result], *, seed: int) -> dict[str, Interval]
     for result in results:
         correct.setdefault(result.id, []).append(result.correct)
     n = max(map(len, correct.values()))
-    sizes = sorted({n, *(2**i for i in range(n.bit_length()))})
-    return {
-        f"pass@{k}": bootstrap_mean([pass_at(k, n, sum(right)) for right in correct.values()], seed=seed) for k in sizes
-    }
+    chances = {name: [pass_at(k, n, sum(right)) for right in correct.values()] for name, k in pass_sizes(n).items()}
+    return {name: bootstrap_mean(values, seed=seed, unit="share") for name, values in chances.items()}
+
+
+def pass_sizes(samples: int) -> dict[str, int]:
+    """The k of each measure of so many samples, by its name."""
+    return {f"{PASS}{k}": k for k in sorted({samples, *(2**i for i in range(samples.bit_length()))})}
 
 
 def pass_at(k: int, n: int, correct: int) -> float:

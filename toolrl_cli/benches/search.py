@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
-from toolrl_cli.errors import ConfigError, DataError, SetupError
+from toolrl_cli.errors import DataError, SetupError, UsageError
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, read_records
 from toolrl_cli.records import Json, expect, expect_optional_text
 from toolrl_cli.web import WebClient
@@ -50,14 +50,14 @@ def write_hits(hits: Iterable[Hit]) -> str:
 
 
 def check_search(spec: str | None) -> None:
-    """Raise `ConfigError` unless the spec names an engine, with its file where it needs one."""
+    """Raise `UsageError` unless the spec names an engine, with its file where it needs one."""
     kind, _, file = (spec or "bm25").partition(":")
     if kind == "bm25" and not file:
-        raise ConfigError(f"the search tool needs a corpus; give --search bm25:CORPUS.jsonl, or another of {SPECS}")
+        raise UsageError(f"the search tool needs a corpus; give --search bm25:CORPUS.jsonl, or another of {SPECS}")
     if kind not in ("bm25", "recorded", "serper", "wikipedia", "none") or (kind == "recorded") > bool(file):
-        raise ConfigError(f"--search {spec!r} is no engine; choose from {SPECS}")
+        raise UsageError(f"--search {spec!r} is no engine; choose from {SPECS}")
     if file and kind not in ("bm25", "recorded"):
-        raise ConfigError(f"--search {spec!r}: {kind} takes no file; write --search {kind}")
+        raise UsageError(f"--search {spec!r}: {kind} takes no file; write --search {kind}")
 
 
 def open_search(spec: str | None, record: Path | None = None) -> Search | None:
@@ -143,7 +143,7 @@ class SerperSearch:
     def __call__(self, query: str) -> str:
         """The best results."""
         payload = {"q": query, "num": SERPER_PAGE}
-        reply = self._client.fetch_json(f"{self._url}/search", payload, {"X-API-KEY": self._key})
+        reply: object = self._client.ask(f"{self._url}/search", payload, {"X-API-KEY": self._key})
         box = objects(reply, "answerBox")
         return write_hits(
             Hit(text_of(hit, "title"), text_of(hit, "answer") or text_of(hit, "snippet"))
@@ -165,7 +165,7 @@ class WikipediaSearch:
     def __call__(self, query: str) -> str:
         """The best results."""
         asked = quote(query[:LONGEST_WIKIPEDIA_QUERY], safe="", errors="replace")
-        reply = self._client.fetch_json(f"{self._url}/search/page?q={asked}&limit={RESULTS}")
+        reply: object = self._client.ask(f"{self._url}/search/page?q={asked}&limit={RESULTS}")
         return write_hits(
             Hit(text_of(page, "title"), html.unescape(TAG.sub("", text_of(page, "excerpt"))).strip())
             for page in objects(reply, "pages")

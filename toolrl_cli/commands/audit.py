@@ -16,6 +16,9 @@ def audit(
     ] = None,
     limit: options.Limit = None,
     step: options.Step = 0,
+    format: Annotated[
+        options.CompletionFormat, typer.Option("--format", help="Text format of the answers.")
+    ] = "toolrl",
     matching: options.MatchingName = None,
     set_reward: options.RewardSettings = None,
     as_json: options.AsJson = False,
@@ -27,7 +30,7 @@ def audit(
     from toolrl_cli.rewards import find_reward
 
     settings = options.parse_settings(set_reward or [], "--set-reward")
-    found = audit_reward(find_reward(reward, matching=matching, settings=settings), data, limit, step)
+    found = audit_reward(find_reward(reward, matching=matching, settings=settings), data, limit, step, format)
     if as_json:
         print_json(found.to_json())
     else:

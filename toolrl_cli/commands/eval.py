@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from toolrl_cli.commands import options
+from toolrl_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from toolrl_cli.evaluation import Exhibit, Recorded, ReviewConfig
@@ -15,25 +16,21 @@ READING = "Looking at a finished evaluation"
 GATING = "Comparing and gating"
 
 
-def known_bench(name: str | None) -> str | None:
-    """The name of a bench, or a usage error."""
-    from toolrl_cli.benches.registry import BENCHES
-
-    if name is not None and name not in BENCHES:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(BENCHES)}")
-    return name
+SHOWING = {"show", "category", "limit", "bfcl_wheel"}
+LOOKING = {"baseline", "fail_under", "max_drop", "junit"}
+RESCORING = LOOKING | {"rescore", "bfcl_wheel"}
+"""The options that do something for a finished evaluation."""
 
 
 def evaluate(
+    ctx: typer.Context,
     folder: Annotated[
         Path | None,
         typer.Argument(metavar="DIR", readable=False, help="A finished evaluation to look at, compare or gate."),
     ] = None,
     bench: Annotated[
         str | None,
-        typer.Option(
-            "--bench", callback=known_bench, help="What to evaluate on: api-bank, bamboogle, bfcl, bfcl-v3, examples."
-        ),
+        typer.Option("--bench", help="What to evaluate on: api-bank, bamboogle, bfcl, bfcl-v3, examples."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", readable=False, help="Folder for results.jsonl and summary.json.")
@@ -45,7 +42,9 @@ def evaluate(
     served_model: Annotated[str | None, typer.Option(help="endpoint: name of the model there.")] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(readable=False, help="JSONL of id and completion, tool_calls or turns, instead of a model."),
+        typer.Option(
+            readable=False, help="JSONL of id and completion, tool_calls or turns, instead of a model; - for stdin."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -77,7 +76,7 @@ def evaluate(
         typer.Option(help="bamboogle: what is right; exact (default), or endpoint:URL#MODEL."),
     ] = None,
     ids: Annotated[
-        str | None, typer.Option(help="Only these entries: ids with commas between, or a file with one a line.")
+        list[str] | None, typer.Option(help="Only these entries: ids with commas between, or a file with one a line.")
     ] = None,
     limit: options.Limit = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 256,
@@ -141,8 +140,6 @@ def evaluate(
     debug: options.Debug = False,
 ) -> None:
     """Evaluate a model on a benchmark, or look at an evaluation. Recorded predictions do as well as a model."""
-    from dataclasses import asdict
-
     from toolrl_cli import console, evaluation
 
     categories, wheel = tuple(category or ()), bfcl_wheel
@@ -150,36 +147,39 @@ def evaluate(
         baseline=baseline, fail_under=evaluation.read_gates(evaluation.FAIL_UNDER, fail_under or []),
         max_drop=evaluation.read_gates(evaluation.MAX_DROP, max_drop or []), junit=junit,
     )  # fmt: skip
-    if show and (rescore or checks != evaluation.ReviewConfig()):
-        raise typer.BadParameter("--show only prints; leave out --rescore, --baseline, --junit and the gates")
+    if folder is not None and show:
+        refuse_idle(ctx, SHOWING, "--show")
+        found = evaluation.find_exhibits(folder, show, categories=categories, limit=limit, bfcl_wheel=wheel)
+        return print_exhibits(found, as_json=as_json)
     if folder is not None:
-        refuse_source(bench, output, model, endpoint, predictions, data)
-        if show:
-            found = evaluation.find_exhibits(folder, show, categories=categories, limit=limit, bfcl_wheel=wheel)
-            return print_exhibits(found, as_json=as_json)
+        refuse_idle(ctx, RESCORING if rescore else LOOKING, "a finished evaluation")
         return report(look(folder, wheel, anew=rescore), checks, as_json=as_json)
     if bench is None or output is None or show or rescore:
-        raise typer.BadParameter("give --bench and -o to evaluate, or the DIR of a finished evaluation to look at")
+        raise UsageError("give --bench and -o to evaluate, or the DIR of a finished evaluation to look at")
     settings = evaluation.EvalConfig(
         bench=bench, output=output, model=model, endpoint=endpoint, served_model=served_model, predictions=predictions,
         data=data, reward=reward, categories=categories, bfcl_wheel=wheel, own_prompt=own_prompt, search=search,
-        record=record, judge=judge, ids=evaluation.read_ids(ids) if ids is not None else (), limit=limit,
+        record=record, judge=judge, ids=evaluation.read_ids(ids or ()), limit=limit,
         max_new_tokens=max_new_tokens, batch_size=batch_size, engine=engine, tools=tools, concurrency=concurrency,
         retries=retries, timeout=timeout, temperature=temperature, samples=samples, format=format, template=template,
         seed=seed, allow_mismatch=allow_mismatch, resume=resume, overwrite=overwrite,
     )  # fmt: skip
-    checks.check(bench)
     if dry_run:
-        return console.print_record("plan", asdict(evaluation.plan(settings)), as_json=as_json)
+        return console.print_record("plan", evaluation.plan(settings, checks=checks), as_json=as_json)
     with console.progress_counter("grading") as progress:
-        evaluation.evaluate(settings, progress=progress)
+        evaluation.evaluate(settings, checks=checks, progress=progress)
     return report(evaluation.read_recorded(output), checks, as_json=as_json)
 
 
-def refuse_source(*given: object) -> None:
-    """Raise `typer.BadParameter` when a finished evaluation and what to evaluate are both given."""
-    if any(value is not None for value in given):
-        raise typer.BadParameter("DIR is a finished evaluation; leave out --bench, -o, --data and models")
+def refuse_idle(ctx: typer.Context, used: set[str], what: str) -> None:
+    """Raise `UsageError` for an option that was given, on the command line or in YAML, and does nothing here."""
+    for param in ctx.command.params:
+        name = str(param.name)
+        source = ctx.get_parameter_source(name)
+        given = source is not None and source.name != "DEFAULT" and ctx.params.get(name) is not None
+        if given and name not in used | {"folder", "as_json"}:
+            hint = "; a gate names its category, as in --fail-under parallel=40" if name == "category" else ""
+            raise UsageError(f"{param.opts[0]} does nothing with {what}; leave it out{hint}")
 
 
 def look(folder: Path, wheel: Path | None, *, anew: bool) -> "Recorded":

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import typer
 
-from toolrl_cli.errors import ConfigError, nearest
+from toolrl_cli.errors import ConfigError, UsageError, nearest
 from toolrl_cli.training.config import FormatName
 
 C = TypeVar("C")
@@ -23,10 +23,28 @@ def load_config(ctx: typer.Context, path: Path | None) -> None:
         ConfigError: the file is no mapping, names an option the command has not, or a value is of another type.
         DataError: the file is missing or unreadable.
     """
+    if path is not None:
+        ctx.default_map = {**(ctx.default_map or {}), **read_options(ctx, path)}
+
+
+def load_preset(ctx: typer.Context, name: str | None) -> str | None:
+    """Take option values from a preset of the command; what `--config` and the command line say wins.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    if name is not None:
+        from importlib.resources import files
+
+        path = Path(str(files("toolrl_cli.training").joinpath("presets", str(ctx.info_name), f"{name}.yaml")))
+        ctx.default_map = {**read_options(ctx, path), **(ctx.default_map or {})}
+    return name
+
+
+def read_options(ctx: typer.Context, path: Path) -> dict[str, Any]:
+    """The option values of a YAML file, by parameter; raise as `load_config`."""
     from toolrl_cli.jsonl import read_yaml
 
-    if path is None:
-        return
     params = [param for param in ctx.command.params if param.expose_value]
     spelled = [(opt, param) for param in params for opt in param.opts if opt.startswith("--") or opt == param.name]
     known = {opt.removeprefix("--"): param for opt, param in spelled}
@@ -36,11 +54,13 @@ def load_config(ctx: typer.Context, path: Path | None) -> None:
             raise ConfigError(f"{path}: no option {name!r} in toolrl {ctx.info_name}{nearest(str(name), list(known))}")
         param = known[name]
         found[str(param.name)] = spell(value, param)
+        if param.is_eager:  # the preset: it is read when its turn comes
+            continue
         try:
             param.process_value(ctx, found[str(param.name)])
         except typer.BadParameter as error:
             raise ConfigError(f"{path}: {name}: {error.message}") from error
-    ctx.default_map = found
+    return found
 
 
 def spell(value: Any, param: Any) -> Any:
@@ -75,11 +95,15 @@ Step = Annotated[int, typer.Option("--step", min=0, max=10**12, help="Training s
 Format = Annotated[
     FormatName | None, typer.Option("--format", help="Text format (else that of the model's run, else toolrl).")
 ]
+CompletionFormat = Literal["toolrl", "hermes", "llama3"]
 Template = Annotated[
     Path | None, typer.Option("--template", readable=False, help="Jinja file that words the toolrl format.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only this many examples.")]
-RewardName = Annotated[str, typer.Option("--reward", help="Preset, .yaml file of a reward spec, or module:function.")]
+RewardNames = Annotated[
+    list[str] | None,
+    typer.Option("--reward", help="Preset, .yaml file or module:function, with =WEIGHT; repeat to add them up."),
+]
 MatchingName = Annotated[
     Literal["optimal", "greedy"] | None,
     typer.Option(
@@ -91,7 +115,9 @@ RewardSettings = Annotated[
     typer.Option("--set-reward", help="A value of the reward spec, as part.key=value; repeat for more."),
 ]
 NAMES = {"output": ("--output", "-o")}
-SETTINGS = {"overrides": "--set", "reward_settings": "--set-reward"}
+SETTINGS = {"overrides": "--set", "reward_settings": "--set-reward", "sentinels": "--sentinel"}
+SUMS = ("reward",)
+"""Fields whose option may be repeated, the values joined by commas."""
 
 
 def takes(record: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[..., None]]:
@@ -107,7 +133,12 @@ def takes(record: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[...
             for name, option in SETTINGS.items():
                 if name in told:
                     told[name] = parse_settings(told[name], option)
-            command(record(**told), values["as_json"])
+            told |= {name: ",".join(told[name]) for name in SUMS if name in told}
+            try:
+                config = record(**told)
+            except ConfigError as error:  # nothing but the options has been looked at
+                raise UsageError(str(error)) from error
+            command(config, values["as_json"])
 
         parameters = [parameter_of(field, hint) for field, hint in annotated_fields(record)]
         parameters += [
@@ -138,8 +169,20 @@ def parameter_of(field: Field[Any], hint: Any) -> Parameter:
     if field.name in SETTINGS:
         return keyword_only(field.name, Annotated[list[str], typer.Option(SETTINGS[field.name], help=text)], [])
     names = NAMES.get(field.name, (f"--{field.name.replace('_', '-')}",))
-    default = Parameter.empty if field.default is MISSING else field.default
+    default = default_of(field)
+    if field.name in SUMS:
+        kind, default = list[str], [default]
+    if field.name == "preset":
+        chosen = typer.Option(*names, callback=load_preset, is_eager=True, help=text)
+        return keyword_only(field.name, Annotated[kind, chosen], default)
     return keyword_only(field.name, Annotated[kind, typer.Option(*names, readable=False, help=text)], default)
+
+
+def default_of(field: Field[Any]) -> Any:
+    """What stands for an option that is not given; `Parameter.empty` where it must be."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return Parameter.empty if field.default is MISSING else field.default
 
 
 def keyword_only(name: str, hint: Any, default: Any) -> Parameter:
@@ -151,13 +194,13 @@ def parse_settings(settings: list[str], option: str) -> dict[str, Any]:
     """`["key=value", ...]`, given by an option, as a dictionary of values that are read as YAML.
 
     Raises:
-        ConfigError: a setting has no `=`.
+        UsageError: a setting has no `=`.
     """
     values = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{option} {setting}: must read key=value")
+            raise UsageError(f"{option} {setting}: must read key=value")
         values[key] = parse_value(text)
     return values
 

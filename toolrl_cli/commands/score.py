@@ -16,10 +16,14 @@ def score(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", readable=False, help="Scored rows; - is standard output.")
     ] = None,
-    reward: options.RewardName = "fine-grained",
+    reward: options.RewardNames = None,
     matching: options.MatchingName = None,
     set_reward: options.RewardSettings = None,
     step: options.Step = 0,
+    format: Annotated[
+        options.CompletionFormat | None,
+        typer.Option("--format", help="Text format of the completions (else what each row says, else toolrl)."),
+    ] = None,
     group_by: Annotated[str | None, typer.Option(help="Report groups too; prompt, or a field of the rows.")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print each row's calls as a diff, and the reasons.")
@@ -44,8 +48,8 @@ def score(
     from toolrl_cli.scoring import report, run
 
     settings = run.ScoreConfig(
-        data=data, output=output, reward=reward, matching=matching,
-        settings=options.parse_settings(set_reward or [], "--set-reward"), step=step, workers=workers,
+        data=data, output=output, reward=",".join(reward or ["fine-grained"]), matching=matching,
+        settings=options.parse_settings(set_reward or [], "--set-reward"), step=step, format=format, workers=workers,
         explain=explain, group_by=group_by, baseline=baseline, fail_under=run.read_gates(fail_under or []),
         strict=strict, seed=seed, overwrite=overwrite,
     )  # fmt: skip

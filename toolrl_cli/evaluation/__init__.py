@@ -2,10 +2,11 @@
 
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.gates import FAIL_UNDER, MAX_DROP, read_gates
-from toolrl_cli.evaluation.recorded import Recorded, read_recorded
+from toolrl_cli.evaluation.planning import pick, read_ids, sample, to_prompt
+from toolrl_cli.evaluation.recorded import RESULTS, SUMMARY, Recorded, read_recorded
 from toolrl_cli.evaluation.rescore import rescore
 from toolrl_cli.evaluation.review import Review, ReviewConfig, review
-from toolrl_cli.evaluation.run import RESULTS, SUMMARY, evaluate, pick, plan, read_ids, sample, to_prompt
+from toolrl_cli.evaluation.run import evaluate, plan
 from toolrl_cli.evaluation.show import Exhibit, find_exhibits
 from toolrl_cli.evaluation.summary import Summary, Table, Tally, summary_tables
 

@@ -10,7 +10,7 @@ from toolrl_cli.benches.base import Result
 from toolrl_cli.benches.stats import MCNEMAR, Interval, bootstrap_difference, bootstrap_weighted, mcnemar, paired, weigh
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.evaluation.recorded import Recorded
-from toolrl_cli.evaluation.summary import Summary, Table, show_number
+from toolrl_cli.evaluation.summary import Summary, Table, count_entries, show_number, spell
 from toolrl_cli.records import Json
 
 SHOWN = 10
@@ -169,7 +169,7 @@ def graders_of(recorded: Recorded) -> dict[str, str]:
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """The comparison as tables for a terminal."""
-    title = f"against {comparison.folder} ({comparison.source}), {comparison.pairs} entries of both"
+    title = f"against {comparison.folder} ({comparison.source}), {count_entries(comparison.pairs)} of both"
     columns = ["", "before", "now", "difference", "95% interval", "n", "method"]
     changes = [*comparison.metrics.items(), *comparison.categories.items()]
     kinds = {"right to wrong": comparison.flips.right_to_wrong, "wrong to right": comparison.flips.wrong_to_right}
@@ -186,24 +186,22 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 def flips_line(flips: Flips) -> str:
     """What the test says of the flipped entries."""
     lost, won = len(flips.right_to_wrong), len(flips.wrong_to_right)
-    return f"{lost} entries lost and {won} won since the baseline: p = {flips.p_value:.4g} ({flips.method})"
+    return f"{count_entries(lost)} lost and {won} won since the baseline: p = {flips.p_value:.4g} ({flips.method})"
 
 
 def change_row(name: str, change: Change) -> list[str]:
     """A change as a row of its table."""
     difference = change.difference
-    low, high = show_change(difference.low, difference), show_change(difference.high, difference)
+    shown, low, high = (
+        spell(difference.scale * value, difference, sign="+")
+        for value in (difference.value, difference.low, difference.high)
+    )
     return [
         name,
         show_number(change.before, difference),
         show_number(change.now, difference),
-        show_change(difference.value, difference),
+        shown,
         f"{low} .. {high}",
         str(difference.n),
         difference.method,
     ]
-
-
-def show_change(value: float, figure: Interval) -> str:
-    """A difference with its sign, in percentage points for shares."""
-    return f"{100 * value:+.2f}" if figure.unit == "share" else f"{value:+.4f}"

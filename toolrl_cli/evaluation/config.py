@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from toolrl_cli.benches.registry import find_bench, owners
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import ConfigError, UsageError
 from toolrl_cli.training.config import FormatName
 
 OPTIONS = {"data": "--data FILE", "categories": "--category"}
@@ -31,7 +31,7 @@ class EvalConfig:
     `record` (a file that keeps its answers) and `judge` (what decides whether an answer is right) to bamboogle.
 
     Raises:
-        ConfigError: the values contradict each other.
+        UsageError: the values contradict each other.
     """
 
     bench: str
@@ -69,33 +69,38 @@ class EvalConfig:
     def __post_init__(self) -> None:
         kind = find_bench(self.bench)
         check_source(self)
+        if self.resume and self.overwrite:
+            raise UsageError("--resume continues what --overwrite would delete; leave one out")
         if "data" in kind.options and self.data is None:
-            raise ConfigError(f"--data FILE is what --bench {self.bench} evaluates on; give the two together")
+            raise UsageError(f"--data FILE is what --bench {self.bench} evaluates on; give the two together")
         for field in fields(self):
             others = owners(field.name)
             if others and self.bench not in others and getattr(self, field.name) != field.default:
                 option = OPTIONS.get(field.name, f"--{field.name.replace('_', '-')}")
-                raise ConfigError(f"{option} belongs to --bench {' and '.join(others)}; leave it out")
+                raise UsageError(f"{option} belongs to --bench {' and '.join(others)}; leave it out")
         kind.check(self)
 
 
 def check_source(config: EvalConfig) -> None:
-    """Raise `ConfigError` when the options that say where completions come from contradict each other."""
+    """Raise `UsageError` when the options that say where completions come from contradict each other."""
     if [config.model, config.endpoint, config.predictions].count(None) != 2:
-        raise ConfigError("completions need one source; give either --model or --endpoint or --predictions")
+        raise UsageError("completions need one source; give either --model or --endpoint or --predictions")
     if (config.endpoint is None) != (config.served_model is None):
-        raise ConfigError("--served-model NAME is what --endpoint URL is asked for; give the two together")
+        raise UsageError("--served-model NAME is what --endpoint URL is asked for; give the two together")
     if config.endpoint is not None:
         from toolrl_cli.inference.endpoint import completions_url
 
-        completions_url(config.endpoint)
+        try:
+            completions_url(config.endpoint)
+        except ConfigError as error:
+            raise UsageError(str(error)) from error
     if config.endpoint is None and config.tools == "native":
-        raise ConfigError("--tools native belongs to --endpoint; for a local model give --format native")
+        raise UsageError("--tools native belongs to --endpoint; for a local model give --format native")
     if config.tools == "native" and config.template is not None:
-        raise ConfigError("--template words a prompt that --tools native leaves to the server; leave one out")
+        raise UsageError("--template words a prompt that --tools native leaves to the server; leave one out")
     if config.model is None and config.engine != "transformers":
-        raise ConfigError("--engine belongs to --model; leave it out")
+        raise UsageError("--engine belongs to --model; leave it out")
     if min(config.samples, config.concurrency) < 1 or config.retries < 0:
-        raise ConfigError("--samples and --concurrency are at least 1, --retries at least 0")
+        raise UsageError("--samples and --concurrency are at least 1, --retries at least 0")
     if config.samples > 1 and not config.temperature and config.predictions is None:
-        raise ConfigError("greedy samples are all the same; give --temperature, such as 0.7, with --samples")
+        raise UsageError("greedy samples are all the same; give --temperature, such as 0.7, with --samples")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +10,25 @@ from pathlib import Path
 import msgspec
 
 from toolrl_cli.benches.base import Bench, Entry, Result
+from toolrl_cli.benches.failures import PASSING
 from toolrl_cli.benches.registry import find_bench
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.evaluation.config import EvalConfig
-from toolrl_cli.evaluation.run import RESULTS, SUMMARY, hash_data
+from toolrl_cli.evaluation.planning import hash_data
 from toolrl_cli.evaluation.summary import Summary
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.served import ServedFormat
+from toolrl_cli.inference.predictions import Key
 from toolrl_cli.jsonl import read_json, read_records
 from toolrl_cli.manifest import Manifest, read_manifest
 from toolrl_cli.training.text_format import choose_format
 
+RESULTS, SUMMARY = "results.jsonl", "summary.json"
+
 
 @dataclass(frozen=True)
 class Recorded:
-    """A finished evaluation as its folder has it; the results by id, in the order of the file."""
+    """A finished evaluation as its folder has it; the results by id (the first sample's), in the order of the file."""
 
     folder: Path
     manifest: Manifest
@@ -77,9 +81,33 @@ def read_summary(folder: Path) -> Summary:
 
 
 def read_graded(folder: Path) -> dict[str, Result]:
-    """The results by id, of several samples the first; raise `DataError` when a line is none."""
-    results = read_records(folder / RESULTS, Result.from_json)
+    """The results by id, of several samples the first; raise `DataError` as `read_results`."""
+    return first_samples(read_results(folder / RESULTS).values())
+
+
+def first_samples(results: Iterable[Result]) -> dict[str, Result]:
+    """Results by id, of several samples the first."""
     return {result.id: result for result in results if not result.sample}
+
+
+def read_results(path: Path) -> dict[Key, Result]:
+    """The results by id and sample, in the order of the file; of an entry that was asked again the last.
+
+    Raises:
+        DataError: a line is no result, or a second one of an entry that was answered, as two runs at once leave them.
+    """
+    results: dict[Key, Result] = {}
+
+    def add(raw: object) -> None:
+        result = Result.from_json(raw)
+        earlier = results.get(result.key)
+        if earlier is not None and earlier.error_type not in PASSING:
+            raise DataError(f"a second result of {result.id!r}; remove one of the two lines")
+        results[result.key] = result
+
+    for _ in read_records(path, add):
+        pass
+    return results
 
 
 @contextmanager

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from toolrl_cli import __version__
 from toolrl_cli.benches.base import Result, read_answer
 from toolrl_cli.benches.failures import UNANSWERED
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import DataError
 from toolrl_cli.evaluation.config import EvalConfig
-from toolrl_cli.evaluation.recorded import Recorded, Reopened, read_finished, read_graded, reopen
-from toolrl_cli.evaluation.run import (
-    RESULTS,
-    SUMMARY,
-    Dialogue,
-    Progress,
+from toolrl_cli.evaluation.planning import (
     Request,
-    describe_unknown,
-    grade,
+    describe_unused,
     hash_graders,
     hash_prompt,
     source_of,
     to_prompt,
 )
+from toolrl_cli.evaluation.recorded import (
+    RESULTS,
+    SUMMARY,
+    Recorded,
+    Reopened,
+    first_samples,
+    read_finished,
+    read_results,
+    reopen,
+)
+from toolrl_cli.evaluation.run import Dialogue, Progress, grade
 from toolrl_cli.evaluation.summary import summarize
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.predictions import read_predictions
@@ -49,27 +54,27 @@ def rescore(folder: Path, *, bfcl_wheel: Path | None = None, progress: Progress 
         DataError: the folder holds no finished evaluation, or its data have changed.
         SetupError: the wheel cannot be had.
     """
-    manifest, before = read_finished(folder), read_graded(folder)
+    manifest, before = read_finished(folder), list(read_results(folder / RESULTS).values())
     with reopen(folder, manifest, bfcl_wheel=bfcl_wheel) as opened:
-        if opened.config.samples > 1:
-            raise ConfigError(f"{folder}: holds several samples of each entry, which cannot be graded again yet")
         refuse_unknown(folder, before, opened)
-        now: dict[str, Result] = {}
+        now: list[Result] = []
         other_prompts = 0
-        for result in before.values():
-            request = Request(opened.entries[result.id], to_prompt(opened.entries[result.id], opened.text_format))
-            other_prompts += result.prompt_hash != hash_prompt(request.prompt)
-            now[result.id] = grade_again(opened, request, result)
+        for result in before:
+            prompt = replace(to_prompt(opened.entries[result.id], opened.text_format), sample=result.sample)
+            other_prompts += result.prompt_hash != hash_prompt(prompt)
+            now.append(grade_again(opened, Request(opened.entries[result.id], prompt), result))
             if progress is not None:
                 progress(len(now), len(before))
-        notes = (*note_predictions(opened, manifest), *describe_changes(before, now, other_prompts))
-        in_order = [now[id] for id in opened.entries if id in now]
+        changes = describe_changes(before, now, other_prompts)
+        places = {id: place for place, id in enumerate(opened.entries)}
+        in_order = sorted(now, key=lambda result: (places[result.id], result.sample or 0))
+        notes = (*note_predictions(opened, manifest), *changes)
         summary = summarize(opened.bench, in_order, source_of(opened.config), manifest.seed, notes)
-    manifest = replace(manifest, rescored=describe_grader(opened.config, opened.text_format))
-    write_records(folder / RESULTS, [result.to_json() for result in now.values()])
+    manifest = replace(manifest, rescored=describe_grader(opened.config, opened.text_format) | {"notes": list(changes)})
+    write_records(folder / RESULTS, [result.to_json() for result in now])
     write_json(folder / SUMMARY, summary.to_json())
     manifest.write(folder)
-    return Recorded(folder, manifest, summary, now)
+    return Recorded(folder, manifest, summary, first_samples(now))
 
 
 def note_predictions(opened: Reopened, manifest: Manifest) -> tuple[str, ...]:
@@ -77,12 +82,13 @@ def note_predictions(opened: Reopened, manifest: Manifest) -> tuple[str, ...]:
     path = opened.config.predictions
     if path is None or not path.is_file() or hash_file(path) != manifest.hashes.get("predictions"):
         return ()
-    return describe_unknown(read_predictions(path, opened.text_format), list(opened.entries.values()))
+    predictions = read_predictions(path, opened.text_format)
+    return describe_unused(predictions, list(opened.entries.values()), opened.config.samples)
 
 
-def refuse_unknown(folder: Path, results: Mapping[str, Result], opened: Reopened) -> None:
+def refuse_unknown(folder: Path, results: Iterable[Result], opened: Reopened) -> None:
     """Raise `DataError` for results of entries that the bench has no more."""
-    gone = [id for id in results if id not in opened.entries]
+    gone = [result.id for result in results if result.id not in opened.entries]
     if gone:
         raise DataError(f"{folder}: {len(gone)} results, such as {gone[0]}, are of entries the bench has no more")
 
@@ -96,16 +102,17 @@ def grade_again(opened: Reopened, request: Request, before: Result) -> Result:
     )
     outcome = None if before.completion is None else answers[-1].completion
     now = grade(opened.bench, Dialogue(request, request.entry, answers), outcome)
-    now = replace(now, prompt_hash=before.prompt_hash)
+    now = replace(now, prompt_hash=before.prompt_hash, unset=before.unset)
     if before.error_type not in UNANSWERED:
         return now
     return replace(now, correct=False, error_type=before.error_type, error=before.error, failure=before.failure)
 
 
-def describe_changes(before: Mapping[str, Result], now: Mapping[str, Result], other_prompts: int) -> tuple[str, ...]:
+def describe_changes(before: Sequence[Result], now: Sequence[Result], other_prompts: int) -> tuple[str, ...]:
     """How the verdicts changed, and whether the prompts would be others now."""
-    changed = [id for id, result in now.items() if result.correct != before[id].correct]
-    shown = f": {', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}" if changed else ""
+    changed = [new.id for old, new in zip(before, now, strict=True) if new.correct != old.correct]
+    ids = list(dict.fromkeys(changed))
+    shown = f": {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}" if ids else ""
     notes = [f"rescored by toolrl {__version__}: {len(changed)} of {len(now)} verdicts changed{shown}"]
     if other_prompts:
         notes.append(f"{other_prompts} entries have another prompt now than the one that was answered")

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.benches.stats import Unit
+from toolrl_cli.errors import UsageError
 from toolrl_cli.evaluation.compare import Comparison, compare, comparison_tables, flips_line, refuse_other_bench
-from toolrl_cli.evaluation.gates import MAX_DROP, Gate, check_drops, check_levels, enforce
+from toolrl_cli.evaluation.gates import MAX_DROP, Gate, check_drops, check_levels, check_limits, enforce
 from toolrl_cli.evaluation.junit import write_junit
 from toolrl_cli.evaluation.recorded import Recorded, read_recorded
 from toolrl_cli.evaluation.summary import Summary, Table, summary_tables
@@ -20,7 +21,7 @@ class ReviewConfig:
     """What an evaluation is held against; limits are by metric or category (see `gates`).
 
     Raises:
-        ConfigError: a drop is limited, but there is no baseline.
+        UsageError: a drop is limited, but there is no baseline.
     """
 
     baseline: Path | None = None
@@ -30,15 +31,18 @@ class ReviewConfig:
 
     def __post_init__(self) -> None:
         if self.max_drop and self.baseline is None:
-            raise ConfigError(f"{MAX_DROP} compares with an earlier evaluation; give it as --baseline DIR")
+            raise UsageError(f"{MAX_DROP} compares with an earlier evaluation; give it as --baseline DIR")
 
-    def check(self, bench: str) -> None:
-        """Find before a long run what would fail after it.
+    def check(self, bench: str, units: Mapping[str, Unit] | None = None) -> None:
+        """Find before a long run what would fail after it; `units` are of the metrics and categories of its summary.
 
         Raises:
             ConfigError: the baseline is of another bench.
             DataError: the baseline is no finished evaluation.
+            UsageError: a limit names what there will not be, or is out of reach.
         """
+        if units is not None:
+            check_limits(self.fail_under, self.max_drop, units)
         if self.baseline is not None:
             refuse_other_bench(bench, read_recorded(self.baseline))
 
@@ -77,7 +81,7 @@ def review(recorded: Recorded, config: ReviewConfig) -> Review:
     """Compare and gate a finished evaluation, and write its JUnit file where one is wanted.
 
     Raises:
-        ConfigError: a limit names what there is not, or the baseline is of another bench.
+        ConfigError: a limit names what there is not or is out of reach, or the baseline is of another bench.
         DataError: the baseline is no finished evaluation, or has no entry in common.
         SetupError: the JUnit file cannot be written.
     """
@@ -85,5 +89,5 @@ def review(recorded: Recorded, config: ReviewConfig) -> Review:
     if config.junit is not None:
         write_junit(config.junit, summary.bench, recorded.results.values())
     comparison = compare(recorded, read_recorded(config.baseline)) if config.baseline else None
-    gates = check_levels(summary, config.fail_under) + check_drops(summary, comparison, config.max_drop)
+    gates = check_levels(summary, config.fail_under) + check_drops(comparison, config.max_drop)
     return Review(recorded.folder, summary, comparison, tuple(gates))

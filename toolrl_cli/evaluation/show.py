@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from toolrl_cli.benches.base import Bench, Entry, Result, ShowsGold
-from toolrl_cli.errors import ConfigError, nearest
+from toolrl_cli.errors import UsageError, nearest
+from toolrl_cli.evaluation.planning import hash_prompt, to_prompt
 from toolrl_cli.evaluation.recorded import read_finished, read_graded, reopen
-from toolrl_cli.evaluation.run import hash_prompt, to_prompt
 from toolrl_cli.inference.base import Prompt
 from toolrl_cli.jsonl import dump_json
 from toolrl_cli.records import Json
@@ -68,7 +68,7 @@ def find_exhibits(
         bfcl_wheel: a local wheel of bfcl-eval.
 
     Raises:
-        ConfigError: a category has no results here.
+        UsageError: a category has no results here.
         DataError: the folder holds no finished evaluation, or its data have changed.
         SetupError: the wheel cannot be had.
     """
@@ -89,12 +89,12 @@ def find_exhibits(
 
 
 def refuse_unknown(categories: tuple[str, ...], results: Mapping[str, Result]) -> None:
-    """Raise `ConfigError` for a category that has no results."""
+    """Raise `UsageError` for a category that has no results."""
     known = sorted({result.category for result in results.values()})
     for category in categories:
         if category not in known:
             choices = f"{', '.join(known)}{nearest(category, known)}"
-            raise ConfigError(f"--category {category}: no results of it here; choose from {choices}")
+            raise UsageError(f"--category {category}: no results of it here; choose from {choices}")
 
 
 def exhibit(bench: Bench, entry: Entry, prompt: Prompt, result: Result) -> Exhibit:

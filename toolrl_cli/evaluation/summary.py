@@ -102,9 +102,17 @@ def summarize(bench: Bench, results: Sequence[Result], source: str, seed: int, n
         outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in first).items())),
         errors=list_errors(first),
         official=findings.official,
-        notes=notes + findings.notes,
+        notes=(*notes, *describe_unset(first), *findings.notes),
         samples=measure_spread(results) if several else None,
     )
+
+
+def describe_unset(results: Sequence[Result]) -> Iterator[str]:
+    """A note on answers for which the server used sampling parameters of its own."""
+    names = sorted({name for result in results for name in result.unset or ()})
+    if names:
+        n = sum(bool(result.unset) for result in results)
+        yield f"{n} entries were answered by the server's own {' and '.join(names)}, since it takes no other"
 
 
 def tally(results: Sequence[Result]) -> Tally:
@@ -135,7 +143,7 @@ def summary_tables(summary: Summary) -> list[Table]:
     metrics = [metric_row(name, metric) for name, metric in summary.metrics.items()]
     tables = [
         Table(f"{summary.bench}: {summary.source}", columns, categories),
-        Table(f"over all {summary.n} entries", ["metric", "value", "95% interval", "n", "method"], metrics),
+        Table(f"over all {count_entries(summary.n)}", ["metric", "value", "95% interval", "n", "method"], metrics),
     ]
     tables += [official_table(summary.official)] if summary.official is not None else []
     tables += [spread_table(summary.samples)] if summary.samples is not None else []
@@ -144,7 +152,7 @@ def summary_tables(summary: Summary) -> list[Table]:
 
 def spread_table(spread: Spread) -> Table:
     """How the samples of each entry differ, as a table."""
-    row = [str(len(spread.accuracies)), f"{spread.mean:.4f}", f"{spread.standard_deviation:.4f}"]
+    row = [str(len(spread.accuracies)), percent(spread.mean), percent(spread.standard_deviation)]
     return Table("over the samples of each entry", ["samples", "mean accuracy", "standard deviation"], [row])
 
 
@@ -156,7 +164,18 @@ def metric_row(name: str, metric: Interval) -> list[str]:
 
 def show_number(value: float, figure: Interval) -> str:
     """A value in the unit of a figure, shares in percent."""
-    return percent(value) if figure.unit == "share" else f"{value:.4f}"
+    return spell(figure.scale * value, figure) + ("%" if figure.unit == "share" else "")
+
+
+def spell(value: float, figure: Interval, *, sign: str = "") -> str:
+    """A number as people read it with the digits of its kind; what they cannot tell from zero has no minus."""
+    digits = 2 if figure.unit == "share" else 4
+    return format(round(value, digits) + 0.0, f"{sign}.{digits}f")
+
+
+def count_entries(n: int) -> str:
+    """A number of entries in words."""
+    return "1 entry" if n == 1 else f"{n} entries"
 
 
 def failure_tables(summary: Summary) -> Iterator[Table]:
@@ -174,7 +193,8 @@ def failure_tables(summary: Summary) -> Iterator[Table]:
 def error_tables(errors: Errors) -> Iterator[Table]:
     """The entries without a verdict; nothing where there are none."""
     if errors.n:
-        title = f"{errors.n} entries without a verdict, counted wrong" + (", the first of them" * (errors.n > SHOWN))
+        title = f"{count_entries(errors.n)} without a verdict, counted wrong"
+        title += ", the first of them" * (errors.n > SHOWN)
         yield Table(title, ["id", "error"], [[e.id, f"{e.error_type}: {e.error}"] for e in errors.shown])
 
 

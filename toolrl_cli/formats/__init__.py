@@ -1,8 +1,9 @@
 """Text formats: one contract between prepare, sft, grpo, score and eval."""
 
+from functools import cache
 from pathlib import Path
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import ConfigError, UsageError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.chat_template import write_call
 from toolrl_cli.formats.hermes import HermesFormat
@@ -23,19 +24,25 @@ def find_format(name: str, template: Path | None = None) -> TextFormat:
         ConfigError: the name is unknown, or the template is unreadable, broken or for another format.
     """
     if name == NATIVE:
-        raise ConfigError("the native format is that of a model's chat template; name a model, or hermes or llama3")
+        raise UsageError("the native format is that of a model's chat template; name a model, or hermes or llama3")
     if name not in FORMATS:
-        raise ConfigError(f"unknown format {name!r}; choose from {', '.join(FORMATS)} and {NATIVE}")
+        raise UsageError(f"unknown format {name!r}; choose from {', '.join(FORMATS)} and {NATIVE}")
     if template is None:
         return FORMATS[name]()
     if name != ToolrlFormat.name:
-        raise ConfigError(f"{template}: a template words the toolrl format, and the {name} format has a model's own")
+        raise UsageError(f"{template}: a template words the toolrl format, and the {name} format has a model's own")
     try:
         return ToolrlFormat(template.read_bytes().decode())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{template}: cannot be read ({error})") from error
     except ConfigError as error:
         raise ConfigError(f"{template}: {error}") from error
+
+
+@cache
+def stock_format(name: str) -> TextFormat:
+    """The one text format of that name, worded as it comes; raise `ConfigError` as `find_format`."""
+    return find_format(name)
 
 
 def native_format(chat_template: str) -> TextFormat:

@@ -17,8 +17,9 @@ import re
 from collections.abc import Iterator
 
 from toolrl_cli.errors import FormatError
-from toolrl_cli.formats.calls import decode_call, decode_value, gold_call, read_call
+from toolrl_cli.formats.calls import decode_call, decode_leniently, decode_value, gold_call, read_call
 from toolrl_cli.formats.native import NativeFormat
+from toolrl_cli.jsonl import load_json
 from toolrl_cli.records import PredictedCall, Target, ToolCall
 
 OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
@@ -58,18 +59,42 @@ class HermesFormat(NativeFormat):
     def parse_tool_calls(self, text: str) -> list[PredictedCall]:
         """The calls in the blocks behind the thought, one a block, the last of them closed or not.
 
-        The prompt may have opened the thought. One that is never closed is all there is.
-
         Raises:
             FormatError: a block is no JSON object, has no name, or holds something else as well.
         """
+        return list(read_blocks(self.split_completion(text)[1]))
+
+    def parse_leniently(self, text: str) -> list[PredictedCall]:
+        """As `parse_tool_calls`, but a block may hold several calls, or lists of them.
+
+        Raises:
+            FormatError: as `decode_leniently`.
+        """
+        answer = self.split_completion(text)[1]
+        calls: list[PredictedCall] = []
+        opened = answer.find(OPEN_CALL)
+        while opened >= 0:
+            found, end = decode_leniently(answer, opened + len(OPEN_CALL), CLOSE_CALL)
+            calls += found
+            opened = answer.find(OPEN_CALL, end)
+        return calls
+
+    def split_completion(self, text: str) -> tuple[str | None, str]:
+        """The thought, which the prompt may have opened, and what follows; one that is never closed is all there is."""
         text = text.strip()
-        if text.startswith(OPEN_THINK):
-            answer = split_thought(text)[1] if CLOSE_THINK in text else ""
-        else:
-            before, _, behind = text.partition(CLOSE_THINK)
-            answer = text if OPEN_CALL in before else behind or before
-        return list(read_blocks(answer))
+        if text.startswith(OPEN_THINK) and CLOSE_THINK not in text:
+            return None, ""
+        return split_thought(text)
+
+    def explain_form(self, text: str, target: Target) -> list[str]:
+        """What is not a closed thought, if any, then the response and the blocks that the target asks for.
+
+        The opening tag of the thought may be missing, since the prompts of some models end in it. Tags in the
+        arguments of a call are text.
+        """
+        text = text.strip()
+        thought, answer = self.split_completion(text)
+        return [*explain_thought(text, thought, answer, target), *explain_answer(answer, target)]
 
 
 def write_call(call: ToolCall) -> str:
@@ -94,15 +119,78 @@ def split_thought(text: str) -> tuple[str | None, str]:
     """The thought that a text opens with, None without one, and the text behind it.
 
     The thought ends at the first `</think>` that a line break, a call or the end follows, else at the first one.
+    Where the prompt has opened it, it holds no tag before such a `</think>`.
 
     Raises:
         FormatError: it is not closed.
     """
-    if not text.startswith(OPEN_THINK):
-        return None, text
     match = THOUGHT_END.search(text)
     end = match.start() if match else text.find(CLOSE_THINK)
-    if end < 0:
+    if not text.startswith(OPEN_THINK):
+        if match is None or OPEN_CALL in text[:end] or OPEN_THINK in text[:end]:
+            return None, text
+    elif end < 0:
         raise FormatError(f"{OPEN_THINK} is not closed")
-    thought = text[len(OPEN_THINK) : end].removeprefix("\n").removesuffix("\n")
+    thought = text[:end].removeprefix(OPEN_THINK).removeprefix("\n").removesuffix("\n")
     return thought, text[end + len(CLOSE_THINK) :].removeprefix("\n").removeprefix("\n")
+
+
+def explain_thought(text: str, thought: str | None, answer: str, target: Target) -> Iterator[str]:
+    """What is wrong with a thought and the lines around it; one must be there when the target has nothing else."""
+    if thought is None:
+        if text.startswith(OPEN_THINK):
+            yield "<think> is not closed"
+        elif not target.tool_calls and not target.response:
+            yield "no <think> block"
+        return
+    written = f"{thought}\n{CLOSE_THINK}\n\n{answer}".removesuffix("" if answer else "\n\n")
+    if text not in (written.lstrip(), f"{OPEN_THINK}\n{written}"):
+        yield "<think> and </think> need lines of their own, and an empty line after them"
+
+
+def explain_answer(answer: str, target: Target) -> Iterator[str]:
+    """What is wrong with the text behind the thought, where it should hold a response, calls, or both."""
+    before, tag, _ = answer.partition(OPEN_CALL)
+    if target.response and not before.strip():
+        yield "no response"
+    elif tag and target.response and not before.endswith("\n"):
+        yield "<tool_call> must stand on a line of its own"
+    elif tag and before and not target.response:
+        yield f"{'text' if before.strip() else 'an empty line'} before <tool_call>"
+    elif before and not target.response and not target.tool_calls:
+        yield "text where none belongs"
+    if tag and not target.tool_calls:
+        yield "a <tool_call> block where no call belongs"
+    elif target.tool_calls and not tag:
+        yield "no <tool_call> block"
+    if tag:
+        yield from explain_blocks(answer[len(before) :])
+
+
+def explain_blocks(text: str) -> Iterator[str]:
+    """What is wrong with the lines of text that should be call blocks and nothing else."""
+    *blocks, behind = f"\n{text}".split(f"\n{CLOSE_CALL}")
+    if not blocks or OPEN_CALL in behind:
+        yield (
+            "<tool_call> is not closed" if CLOSE_CALL not in behind else "</tool_call> must stand on a line of its own"
+        )
+    elif behind.strip():
+        yield "text after </tool_call>"
+    elif not all(map(is_block, blocks)):
+        yield "each <tool_call> and </tool_call> must stand on a line of its own, without empty lines between blocks"
+
+
+def is_block(text: str) -> bool:
+    """Whether text up to a closing line, which no JSON holds, is an opening line and content with tags in JSON only."""
+    start = f"\n{OPEN_CALL}\n"
+    content = text.removeprefix(start)
+    return content != text and (not (OPEN_CALL in content or CLOSE_CALL in content) or is_json(content))
+
+
+def is_json(text: str) -> bool:
+    """Whether text is one JSON value."""
+    try:
+        load_json(text)
+    except ValueError:
+        return False
+    return True

@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Iterator
 
-from toolrl_cli.errors import DataError
-from toolrl_cli.formats.calls import decode_value, gold_call, read_call
+from toolrl_cli.errors import DataError, FormatError
+from toolrl_cli.formats.calls import decode_value, gold_call, lenient_call, read_call
 from toolrl_cli.formats.native import NativeFormat
 from toolrl_cli.records import Json, PredictedCall, Target
 
@@ -54,13 +54,62 @@ class Llama3Format(NativeFormat):
         Raises:
             FormatError: it starts as JSON with a name in it, and is not calls alone.
         """
-        start = PYTHON_TAG.match(text).end()  # type: ignore[union-attr]
-        if not STARTS_CALL.match(text, start) or not NAMED.search(text, start):
-            return []
-        values = list(decode_values(text, start))
-        if not any(isinstance(value, dict) and "name" in value for value in values):
-            return []
-        return [read_call(value, "parameters", text[start : start + 80]) for value in values]
+        start = skip_python_tag(text)
+        return [read_call(value, "parameters", text[start : start + 80]) for value in find_values(text, start)]
+
+    def parse_leniently(self, text: str) -> list[PredictedCall]:
+        """As `parse_tool_calls`, whatever the arguments are called; raise `FormatError` as it does."""
+        return [lenient_call(value) for value in find_values(text, skip_python_tag(text))]
+
+    def split_completion(self, text: str) -> tuple[str | None, str]:
+        """No thought, and all the text."""
+        return None, text.strip()
+
+    def explain_form(self, text: str, target: Target) -> list[str]:
+        """What is not the response alone, or else the calls alone, each an object and `; ` between them.
+
+        `<|python_tag|>` may stand before the calls: whether it is seen depends on who decodes the tokens.
+        """
+        text = text.strip()
+        try:
+            calls = self.parse_tool_calls(text)
+        except FormatError:
+            return ["JSON that is not calls alone"]
+        if target.tool_calls:
+            if not calls:
+                return ["text around the calls, which must stand alone" if NAMED.search(text) else "no call"]
+            apart = stand_in_a_row(text, skip_python_tag(text))
+            return [] if apart else ['calls must be JSON objects with "; " between them']
+        if calls:
+            return ["a call where none belongs"]
+        if bool(text) != bool(target.response):
+            return ["text where none belongs" if text else "no response"]
+        return []
+
+
+def skip_python_tag(text: str) -> int:
+    """Where the text begins behind white space and `<|python_tag|>`."""
+    return PYTHON_TAG.match(text).end()  # type: ignore[union-attr]
+
+
+def find_values(text: str, start: int) -> list[object]:
+    """The JSON values of text that is calls from `start` on, none of any other text; raise as `decode_value`."""
+    if not STARTS_CALL.match(text, start) or not NAMED.search(text, start):
+        return []
+    values = list(decode_values(text, start))
+    return values if any(isinstance(value, dict) and "name" in value for value in values) else []
+
+
+def stand_in_a_row(text: str, start: int) -> bool:
+    """Whether the JSON values from `start` on are objects with `; ` between them."""
+    while text.startswith("{", start):
+        _, end = decode_value(text, start)
+        if end == len(text):
+            return True
+        if not text.startswith("; ", end):
+            return False
+        start = end + len("; ")
+    return False
 
 
 def decode_values(text: str, start: int) -> Iterator[object]:

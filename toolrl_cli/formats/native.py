@@ -11,6 +11,12 @@ from toolrl_cli.formats.tools import plain_tool
 from toolrl_cli.records import Json, PredictedCall, Target, ToolCall, expect_optional_text
 
 ROLES = ("system", "user", "assistant", "tool")
+REMEDIES = {
+    "thought": "toolrl prepare --thought drop takes it away",
+    "tool_calls": "--format toolrl can",
+    "response": "--format toolrl can",
+}
+"""What helps where a format has no words for a part."""
 SAMPLE_CALLS = (ToolCall("f", {"a": 1}), ToolCall("g", {}))
 
 
@@ -49,9 +55,10 @@ class NativeFormat(ABC):
             found = self.parse_target(text)
         except FormatError as error:
             raise FormatError(f"the {self.name} format cannot express this target ({error})") from error
-        for part in ("thought", "tool_calls", "response"):
+        for part, remedy in REMEDIES.items():
             if getattr(found, part) != getattr(target, part):
-                raise FormatError(f"the {self.name} format cannot express this target (its {part.replace('_', ' ')})")
+                what = f"its {part.replace('_', ' ')}; {remedy}"
+                raise FormatError(f"the {self.name} format cannot express this target ({what})")
         return text
 
     @abstractmethod
@@ -65,3 +72,18 @@ class NativeFormat(ABC):
     @abstractmethod
     def parse_tool_calls(self, text: str) -> list[PredictedCall]:
         """The calls of a model's completion, [] for none; raise `FormatError` when they cannot be read."""
+
+    @abstractmethod
+    def parse_leniently(self, text: str) -> list[PredictedCall]:
+        """As `parse_tool_calls`, but for calls in other spellings too, see `calls.lenient_call`."""
+
+    @abstractmethod
+    def split_completion(self, text: str) -> tuple[str | None, str]:
+        """The thought of a model's completion, None without a closed one, and the text behind it."""
+
+    @abstractmethod
+    def explain_form(self, text: str, target: Target) -> list[str]:
+        """In what a completion differs from the form of `render_target` for a target with these parts, [] in nothing.
+
+        A thought may be there or not. How calls are spelled as JSON does not matter.
+        """

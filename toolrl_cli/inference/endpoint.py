@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
-import ssl
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from email.message import Message
-from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPMessage, HTTPResponse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import IO
-from urllib.error import HTTPError, URLError
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from toolrl_cli import __version__
-from toolrl_cli.errors import ConfigError, DataError, SetupError
+from toolrl_cli.errors import ConfigError, SetupError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Failure, Prompt, Sampling
-from toolrl_cli.inference.wire import build_request, read_reply
-from toolrl_cli.jsonl import dump_json, load_json
-from toolrl_cli.records import Completion, Json, expect
+from toolrl_cli.inference.wire import build_request, leave_out, read_reply, refused_parameter
+from toolrl_cli.records import Completion, Json
+from toolrl_cli.web import Refused, Unanswered, WebClient
 
 KEYS = ("TOOLRL_API_KEY", "OPENAI_API_KEY")
 """Environment variables that may hold the key of the server; the first that is set counts."""
-LONGEST_PAUSE = 60.0
-"""Seconds between two tries of a request, at most, unless the server asks for more."""
-LONGEST_RETRY_AFTER = 600.0
-"""Seconds that a server may make us wait."""
 REFUSALS = (400, 413, 422)
-"""Statuses by which a server refuses one request: too long a prompt, say. Other ones from 300 to 499 end the run."""
-BUSY = (408, 409, 425, 429)
-"""Statuses below 500 after which the same request may succeed."""
+"""Statuses by which a server refuses one request: too long a prompt, say. Other refusals end the run."""
 MOST_FAILURES = 20
 """So many failures in a row are no longer about single prompts."""
 QUESTION = Prompt("", ({"role": "user", "content": "Hi"},))
 """What every server answers that answers at all."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +47,43 @@ class Endpoint:
     pause: float = 1.0
 
 
-class TryAgain(Exception):
-    """A request that may succeed later; `after` is what the server says, in seconds."""
+class Chat:
+    """The chat completions of a server; once a parameter has turned out to be refused, it is sent no more.
 
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after = after
+    Args:
+        url: where they are, path and all.
+        key: sent as a bearer token, if any.
+        client: how patiently the server is asked.
+    """
 
+    def __init__(self, url: str, key: str | None, client: WebClient) -> None:
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = client
+        self._refused: frozenset[str] = frozenset()
 
-class Refused(Exception):
-    """A request that the server takes as wrong; `final` when all others will be, too."""
+    def ask(
+        self, request: Json, read: Callable[[Any], T], wait: Callable[[float], object] = time.sleep
+    ) -> tuple[T, frozenset[str]]:
+        """What `read` makes of the answer, and the parameters of the request that the server did not take.
 
-    def __init__(self, reason: str, *, final: bool) -> None:
-        super().__init__(reason)
-        self.final = final
+        Raises:
+            Refused: as `WebClient.ask`, and where it is about something else than such a parameter.
+            Unanswered: as `WebClient.ask`.
+        """
+        refused = self._refused.intersection(request)
+        while True:
+            sent = leave_out(request, refused)
+            try:
+                answer = self._client.ask(self._url, sent, self._headers, read=read, wait=wait)
+            except Refused as refusal:
+                name = refused_parameter(refusal.reason, sent) if refusal.status in REFUSALS else None
+                if name is None:
+                    raise
+                refused |= {name}
+            else:
+                self._refused |= refused
+                return answer, refused
 
 
 class EndpointEngine:
@@ -98,8 +108,8 @@ class EndpointEngine:
         self._native = native
         self._url = completions_url(endpoint.url)
         self._key = read_key(os.environ)
-        self._opener = build_opener(NoRedirect)
-        self._reached = False
+        client = WebClient(timeout=endpoint.timeout, retries=endpoint.retries, pause=endpoint.pause)
+        self._chat = Chat(self._url, self._key, client)
         self._answered = False
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion | Failure]]:
@@ -176,67 +186,15 @@ class EndpointEngine:
             SetupError: the server will answer no prompt.
         """
         request = build_request(prompt, self._endpoint.model, self._sampling, native=self._native is not None)
-        body, reason, after = dump_json(request).encode(), "", 0.0
-        for attempt in range(self._endpoint.retries + 1):
-            try:
-                return read_reply(self._post(body), prompt, self._native)
-            except TryAgain as again:
-                reason, after = str(again), again.after
-            except DataError as error:
-                reason, after = str(error), 0.0
-            except Refused as refusal:
-                if refusal.final:
-                    raise self._broken(str(refusal)) from refusal
-                return Failure(self._hide_key(str(refusal)), refused=True)
-            if attempt < self._endpoint.retries and stop.wait(self._pause(attempt, after)):
-                break
-        tries, reason = self._endpoint.retries + 1, self._hide_key(reason)
-        return Failure(f"{reason} (tried {tries} times)" if tries > 1 else reason)
-
-    def _pause(self, attempt: int, after: float) -> float:
-        """Seconds before the next try: doubling, at random by a half so that requests spread, or what the server says.
-
-        What is random here decides no result.
-        """
-        doubling: float = min(LONGEST_PAUSE, self._endpoint.pause * 2**attempt) * random.uniform(0.5, 1.0)
-        return max(doubling, min(after, LONGEST_RETRY_AFTER))
-
-    def _post(self, body: bytes) -> Json:
-        """One try.
-
-        Raises:
-            TryAgain: there was no answer, or none that can be read.
-            Refused: the server takes the request as wrong.
-        """
-        headers = {"Content-Type": "application/json", "User-Agent": f"toolrl/{__version__}"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
         try:
-            request = Request(self._url, body, headers)
-            with self._opener.open(request, timeout=self._endpoint.timeout) as response:
-                self._reached = True
-                content = read_body(response, time.monotonic() + self._endpoint.timeout)
-        except HTTPError as error:
-            self._reached = True
-            raise self._judge(error) from error
-        except (OSError, HTTPException) as error:
-            cause = error.reason if isinstance(error, URLError) else error
-            hopeless = isinstance(cause, ConnectionRefusedError | socket.gaierror | ssl.SSLCertVerificationError)
-            if hopeless and not self._reached:
-                raise Refused(f"cannot be reached: {explain(cause)}; is the server running?", final=True) from error
-            raise TryAgain(explain(cause)) from error
-        try:
-            return expect(load_json(content), dict, "the answer")
-        except (ValueError, DataError) as error:
-            kind = response.headers.get_content_type()
-            raise TryAgain(f"the answer is no JSON object ({len(content)} bytes of {kind})") from error
-
-    def _judge(self, error: HTTPError) -> TryAgain | Refused:
-        """What a status means for the request."""
-        said = f"status {error.code}: {read_message(error)}"
-        if error.code >= 500 or error.code in BUSY:
-            return TryAgain(said, read_retry_after(error.headers))
-        return Refused(said, final=error.code not in REFUSALS)
+            completion, refused = self._chat.ask(request, lambda raw: read_reply(raw, prompt, self._native), stop.wait)
+        except Refused as refusal:
+            if refusal.status not in REFUSALS:
+                raise self._broken(refusal.reason) from refusal
+            return Failure(self._hide_key(refusal.reason), refused=True)
+        except Unanswered as error:
+            return Failure(self._hide_key(error.reason))
+        return replace(completion, unset=tuple(sorted(refused - {"max_tokens"})))
 
     def _hide_key(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
@@ -246,15 +204,6 @@ class EndpointEngine:
             f"{self._url}: {self._hide_key(reason)}; "
             f"check --endpoint, --served-model and {KEYS[0]}, then continue with --resume"
         )
-
-
-class NoRedirect(HTTPRedirectHandler):
-    """Follows no redirect: it would turn a POST into a GET, and take the key to another host."""
-
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> None:
-        """Nothing, which makes the redirect an `HTTPError`."""
 
 
 def completions_url(url: str) -> str:
@@ -286,49 +235,3 @@ def read_key(environment: Mapping[str, str]) -> str | None:
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"{name}: holds other characters than printable ASCII; set the key alone")
     return key
-
-
-def read_body(response: HTTPResponse, deadline: float) -> bytes:
-    """The body of an answer; raise `TimeoutError` when it goes on past a moment of the monotonic clock."""
-    parts = []
-    while part := response.read1(1 << 16):
-        parts.append(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError("timed out")
-    return b"".join(parts)
-
-
-def read_message(error: HTTPError) -> str:
-    """What a server says of a failed request: its JSON's message, else its first words."""
-    try:
-        with error:
-            content = error.read(1 << 16)
-    except (OSError, HTTPException):
-        content = b""
-    try:
-        raw = load_json(content)
-        raw = raw.get("error", raw)
-        said = raw if isinstance(raw, str) else raw.get("message") or raw.get("detail")
-    except (ValueError, AttributeError):
-        said = content.decode(errors="replace")
-    return " ".join(str(said or error.reason).split())[:300]
-
-
-def read_retry_after(headers: Message) -> float:
-    """Seconds that a server asks us to wait, given as a number or a date; 0 when it does not."""
-    value = headers.get("Retry-After", "")
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0
-
-
-def explain(error: object) -> str:
-    """A failed connection in words."""
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Prompt
-from toolrl_cli.jsonl import read_records
+from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Completion, Json, Target, expect, expect_each
 
 KINDS = 'either "completion" or "tool_calls", or else "turns" of them'
@@ -30,13 +30,27 @@ class RecordedEngine:
                 yield prompt, completion
 
 
-def read_predictions(path: Path, text_format: TextFormat) -> dict[Key, list[Completion]]:
+def read_predictions(
+    path: Path,
+    text_format: TextFormat,
+    *,
+    turns: Mapping[str, int] | None = None,
+    samples: int = 1,
+    content: bytes | None = None,
+) -> dict[Key, list[Completion]]:
     """The completions of a JSONL file by the id of their entry and the number of the sample, 0 where a line has none.
 
     A line holds `id` and either `completion` (the model's text, with `truncated` if known) or
     `tool_calls` (`[{"name", "arguments"}]`, with `response` if any), which are put into the text
     format as a model would have written them; or, for a dialogue of several turns, `turns`: a list of
     turns, each a list of steps that hold one of the two.
+
+    Args:
+        path: the file, `-` for standard input.
+        text_format: what calls are written in.
+        turns: the most turns that the line of an id may have, 0 where `turns` are out of place.
+        samples: how many samples of an entry are asked for; with several a line's must be one of them.
+        content: what was read of a file that can be read only once.
 
     Raises:
         DataError: a line is no prediction, an id occurs twice with the same sample, or there is none.
@@ -46,16 +60,37 @@ def read_predictions(path: Path, text_format: TextFormat) -> dict[Key, list[Comp
     def add(raw: object) -> None:
         record = expect(raw, dict, "prediction")
         entry = expect(record.get("id"), str, "id")
-        key = entry, expect(record.get("sample", 0), int, "sample")
+        key = entry, read_sample(record, samples)
+        most = (turns or {}).get(entry)
+        if "turns" in record and most is not None:
+            refuse_turns(record["turns"], most)
         if key in completions:
             raise DataError(f"id {entry!r} occurs twice" + (f" with sample {key[1]}" if "sample" in record else ""))
         completions[key] = read_steps(record, text_format)
 
-    for _ in read_records(path, add):
+    for _ in read_records(path, add, content):
         pass
     if not completions:
         raise DataError(f"{path}: no predictions; each line must hold an id and a completion")
     return completions
+
+
+def read_sample(record: Json, samples: int) -> int:
+    """The number of a line's sample; raise `DataError` when it counts none, or one too many of several."""
+    sample = record.get("sample", 0)
+    if type(sample) is not int or sample < 0:
+        raise DataError(f"sample counts from 0; it cannot be {dump_json(sample)[:40]}")
+    if samples > 1 and sample >= samples:
+        raise DataError(f"sample {sample} counts from 0, and --samples is {samples}; give --samples {sample + 1}")
+    return sample
+
+
+def refuse_turns(turns: object, most: int) -> None:
+    """Raise `DataError` when an entry has fewer turns than a line gives it, or ends with its first answer."""
+    if not most:
+        raise DataError('the entry ends with one answer; give "completion" or "tool_calls" instead of "turns"')
+    if isinstance(turns, list) and len(turns) > most:
+        raise DataError(f"turns holds {len(turns)}, and the dialogue has {most}")
 
 
 def read_steps(record: Json, text_format: TextFormat) -> list[Completion]:

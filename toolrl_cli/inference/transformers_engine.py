@@ -110,16 +110,27 @@ class TransformersEngine:
         return Completion(text, truncated=not any(token in stops for token in ids))
 
 
+def write_prompt(tokenizer: Any, messages: Sequence[Json], tools: Sequence[Json] | None) -> str:
+    """The text of a prompt, whose tokens (no special ones added) are those of `tokenize_prompt`; raise as it does."""
+    text: str = apply_chat_template(tokenizer, messages, tools, tokenize=False)
+    return text
+
+
 def tokenize_prompt(tokenizer: Any, messages: Sequence[Json], tools: Sequence[Json] | None) -> list[int]:
     """The token ids of a prompt, up to where the assistant begins.
 
     Raises:
         DataError: the tokenizer's chat template refuses the dialogue.
     """
+    ids: list[int] = apply_chat_template(tokenizer, messages, tools, return_dict=True)["input_ids"]
+    return ids
+
+
+def apply_chat_template(tokenizer: Any, messages: Sequence[Json], tools: Sequence[Json] | None, **options: Any) -> Any:
+    """What the tokenizer's method gives for a prompt; raise `DataError` when its template refuses the dialogue."""
     try:
-        ids: list[int] = tokenizer.apply_chat_template(
-            list(messages), tools=None if tools is None else list(tools), add_generation_prompt=True, return_dict=True
-        )["input_ids"]
+        return tokenizer.apply_chat_template(
+            list(messages), tools=None if tools is None else list(tools), add_generation_prompt=True, **options
+        )
     except TemplateError as error:
         raise DataError(f"the model's chat template refuses a dialogue: {first_line(error)}") from error
-    return ids

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from toolrl_cli.errors import DataError, SetupError, first_line
-from toolrl_cli.inference.base import Prompt, Sampling
+from toolrl_cli.inference.base import Failure, Prompt, Sampling
 from toolrl_cli.inference.transformers_engine import tokenize_prompt
 from toolrl_cli.jsonl import read_json
 from toolrl_cli.records import Completion, Json, expect
@@ -19,7 +20,7 @@ CHUNK = 256
 
 
 class VllmEngine:
-    """Lets vLLM schedule the prompts, some hundred at a time.
+    """Lets vLLM schedule the prompts, some hundred at a time; one that leaves no room for an answer is a `Failure`.
 
     Args:
         llm: a `vllm.LLM`.
@@ -33,25 +34,39 @@ class VllmEngine:
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._adapter = adapter
+        self._longest: int = llm.llm_engine.model_config.max_model_len - 1
 
-    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion]]:
-        """Yield each prompt with its completion, in order."""
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion | Failure]]:
+        """Yield each prompt with its completion.
+
+        Raises:
+            SetupError: vLLM fails, out of memory for example.
+        """
         for start in range(0, len(prompts), CHUNK):
-            chunk = prompts[start : start + CHUNK]
-            yield from zip(chunk, self._complete(chunk), strict=True)
+            fitting: list[tuple[Prompt, list[int]]] = []
+            for prompt in prompts[start : start + CHUNK]:
+                ids = tokenize_prompt(self._tokenizer, prompt.messages, prompt.tools)
+                if len(ids) <= self._longest:
+                    fitting.append((prompt, ids))
+                else:  # one of them and vLLM answers none
+                    reason = f"the prompt has {len(ids)} tokens, and the model takes {self._longest}"
+                    yield prompt, Failure(reason, refused=True)
+            if fitting:
+                yield from self._complete(fitting)
 
-    def _complete(self, chunk: Sequence[Prompt]) -> list[Completion]:
+    def _complete(self, chunk: Sequence[tuple[Prompt, list[int]]]) -> Iterator[tuple[Prompt, Completion]]:
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
 
         lora = LoRARequest("adapter", 1, str(self._adapter.resolve())) if self._adapter else None
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": tokenize_prompt(self._tokenizer, p.messages, p.tools)} for p in chunk],
-            [SamplingParams(**sampling_arguments(self._sampling, prompt)) for prompt in chunk],
-            lora_request=lora,
-            use_tqdm=False,
-        )
-        return [Completion(o.outputs[0].text, truncated=o.outputs[0].finish_reason == "length") for o in outputs]
+        prompts = [{"prompt_token_ids": ids} for _, ids in chunk]
+        params = [SamplingParams(**sampling_arguments(self._sampling, prompt)) for prompt, _ in chunk]
+        try:
+            outputs = self._llm.generate(prompts, params, lora_request=lora, use_tqdm=False)
+        except Exception as error:
+            raise SetupError(f"vLLM failed ({first_line(error)}); continue with --resume") from error
+        for (prompt, _), output in zip(chunk, outputs, strict=True):
+            yield prompt, Completion(output.outputs[0].text, truncated=output.outputs[0].finish_reason == "length")
 
 
 def load_llm(base: Path, adapter: Path | None) -> Any:
@@ -62,6 +77,9 @@ def load_llm(base: Path, adapter: Path | None) -> Any:
         SetupError: vLLM is not installed, or cannot load the model.
     """
     arguments = llm_arguments(base, adapter)
+    # It would log to stdout, in the middle of the result.
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
         from vllm import LLM
     except ModuleNotFoundError as error:
@@ -73,7 +91,7 @@ def load_llm(base: Path, adapter: Path | None) -> Any:
         ) from error
     try:
         return LLM(**arguments)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise SetupError(f"{base}: vLLM cannot load it ({first_line(error)})") from error
 
 

@@ -1,17 +1,22 @@
 """The reward for ms-swift: `--external_plugins` takes the path of this file, `--reward_funcs` names below.
 
 `toolrl` is the total of `fine-grained`; `toolrl-NAME` that of any preset, `toolrl-NAME-PART` one of its parts.
+The text format is the one that the environment variable TOOLRL_FORMAT names.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from swift.rewards import ORM, orms
 
+from toolrl_cli.formats import stock_format
 from toolrl_cli.plugins.trl import BatchScorer
 from toolrl_cli.rewards import find_reward
 from toolrl_cli.rewards.spec import PRESETS
+
+FORMAT = stock_format(os.environ.get("TOOLRL_FORMAT", "toolrl")).name
 
 
 class ToolrlReward(ORM):
@@ -23,7 +28,9 @@ class ToolrlReward(ORM):
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
         super().__init__(args=args, **kwargs)
         self._reward = find_reward(self.preset)
-        self._functions = {function.__name__: function for function in BatchScorer(self._reward).functions()}
+        self._functions = {
+            function.__name__: function for function in BatchScorer(self._reward, text_format=FORMAT).functions()
+        }
 
     def __call__(self, completions: list[str], **kwargs: Any) -> list[float | None]:
         """The value of each completion, None where a part says nothing about it."""

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from toolrl_cli.errors import FormatError
+from toolrl_cli.formats import stock_format
+from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.plugins.gold import read_gold, read_tools
-from toolrl_cli.records import Json, Rollout, Score
+from toolrl_cli.records import Json, Outcome, Rollout, Score, Target, ToolCall
 from toolrl_cli.rewards import Reward, find_reward
+from toolrl_cli.rewards.engine import SpecReward
 
 RewardFunction = Callable[..., list[float | None]]
-Record = Callable[[Sequence[str], Sequence[Rollout], Sequence[Score]], None]
+CALLED = (Outcome.EXACT, Outcome.PARTIAL, Outcome.WRONG)
+"""Outcomes of completions that hold calls, where calls are gold."""
+Record = Callable[[Sequence[str], Sequence[Any], Sequence[Rollout], Sequence[Score]], None]
 
 
 def reward_functions(
-    reward: str = "fine-grained", *, matching: str | None = None, settings: Mapping[str, Any] | None = None
+    reward: str = "fine-grained",
+    *,
+    matching: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    text_format: str = "toolrl",
 ) -> list[RewardFunction]:
     """Functions for `GRPOTrainer(reward_funcs=...)`.
 
     The data set needs a column `target` (a record of `toolrl prepare`, or better its JSON text) or
     `ground_truth` (the gold completion as text), and for rewards that read schemas `tools`.
-    Schedules follow the trainer's step.
+    Schedules follow the trainer's step. Completions and such a text are in `text_format`.
 
     Raises:
-        ConfigError: as `find_reward`.
+        ConfigError: as `find_reward` and `stock_format`.
     """
-    return BatchScorer(find_reward(reward, matching=matching, settings=settings)).functions()
+    found = find_reward(reward, matching=matching, settings=settings)
+    return BatchScorer(found, text_format=stock_format(text_format).name).functions()
 
 
 class BatchScorer:
@@ -34,13 +46,21 @@ class BatchScorer:
     Args:
         reward: what to score with.
         stop_ids: token ids that end a completion; one that ends otherwise was cut off. None: nothing is known of it.
-        record: told the ids, rollouts and scores of each batch.
+        record: told the ids, completions as TRL has them, rollouts and scores of each batch.
+        text_format: what the completions are written in.
     """
 
-    def __init__(self, reward: Reward, stop_ids: Collection[int] | None = None, record: Record | None = None) -> None:
+    def __init__(
+        self,
+        reward: Reward,
+        stop_ids: Collection[int] | None = None,
+        record: Record | None = None,
+        text_format: str = "toolrl",
+    ) -> None:
         self._reward = reward
         self._stop_ids = None if stop_ids is None else frozenset(stop_ids)
         self._record = record
+        self._text_format = text_format
         self._batch: Sequence[Any] = ()
         self._rollouts: list[Rollout] = []
         self._scores: list[Score] = []
@@ -69,9 +89,25 @@ class BatchScorer:
         self._scores = self._reward.score_batch(self._rollouts, explain=self._record is not None)
         self._batch = completions
         if log_metric := columns.get("log_metric"):
-            log_metric("exact", sum(score.succeeds for score in self._scores) / len(self._scores))
+            for name, share in self._shares():
+                log_metric(name, share)
         if self._record:
-            self._record(columns["id"], self._rollouts, self._scores)
+            self._record(columns["id"], completions, self._rollouts, self._scores)
+
+    def _shares(self) -> Iterator[tuple[str, float]]:
+        """What share of the batch's completions is right, calls, calls unasked, and keeps the format."""
+        count = len(self._scores)
+        outcomes = Counter(score.outcome for score in self._scores)
+        gold = [bool(rollout.target.tool_calls) for rollout in self._rollouts]
+        calls = sum(score.outcome in CALLED and asked for score, asked in zip(self._scores, gold, strict=True))
+        yield "exact", (outcomes[Outcome.EXACT] + outcomes[Outcome.ABSTAINED]) / count
+        yield "call_share", (calls + outcomes[Outcome.SPURIOUS_CALL]) / count
+        yield "gold_call_share", sum(gold) / count
+        yield "spurious_call_share", outcomes[Outcome.SPURIOUS_CALL] / count
+        part = self._reward.spec.format if isinstance(self._reward, SpecReward) else None
+        low, full = part.bounds(self._rollouts[0].step) if part else (0.0, 0.0)
+        if full > low:
+            yield "format_share", sum(score.parts["format"] == full for score in self._scores) / count
 
     def _aligned(self, count: int, columns: Mapping[str, Any]) -> tuple[Sequence[Any], ...]:
         """Gold, tools, token ids and step for each completion."""
@@ -84,9 +120,39 @@ class BatchScorer:
 
     def _read(self, completion: Any, gold: Any, tools: Any, ids: Sequence[int] | None, step: int) -> Rollout:
         cut = self._stop_ids is not None and bool(ids) and ids[-1] not in self._stop_ids  # type: ignore[index]
-        return Rollout(text_of(completion), read_gold(gold), cut, step, read_tools(tools))
+        target = read_gold(gold, self._text_format)
+        return Rollout(text_of(completion, self._text_format), target, cut, step, read_tools(tools), self._text_format)
 
 
-def text_of(completion: str | Sequence[Json]) -> str:
-    """The text of a completion: itself, or the content of its last message."""
-    return completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
+def text_of(completion: str | Sequence[Json], text_format: str = "toolrl") -> str:
+    """The text of a completion: itself, or that of its messages.
+
+    Where TRL's tool loop has run, the messages are a trajectory, and its text is one step with all
+    its calls: the first thought, every call in order, and what was said.
+    """
+    if isinstance(completion, str):
+        return completion
+    said = [message for message in completion if message["role"] == "assistant"]
+    spoken = "\n".join(text for message in said if (text := message.get("content")))
+    if not any(message.get("tool_calls") or message.get("reasoning_content") for message in said):
+        return spoken
+    return write_trajectory(said, spoken, stock_format(text_format))
+
+
+def write_trajectory(said: Sequence[Json], spoken: str, text_format: TextFormat) -> str:
+    """All assistant messages as one step in a text format.
+
+    A call that the chat template's parser has left in the text is malformed, and makes the whole so. A
+    format without words for a response beside calls leaves it out.
+    """
+    thought = next((message["reasoning_content"] for message in said if message.get("reasoning_content")), None)
+    functions = [call["function"] for message in said for call in message.get("tool_calls") or ()]
+    calls = tuple(ToolCall(function["name"], function.get("arguments") or {}) for function in functions)
+    for target in (Target(thought, calls, spoken or None), Target(tool_calls=calls)):
+        try:
+            if text_format.parse_tool_calls(spoken):
+                return spoken
+            return text_format.render_target(target)
+        except FormatError:
+            continue
+    return spoken

@@ -10,14 +10,14 @@ from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import ConfigError, DataError, UsageError
 from toolrl_cli.jsonl import cut_lines, load_json, open_atomic, read_piece, read_records, write_records
 from toolrl_cli.parallel import map_in_order
 from toolrl_cli.prepare.config import Choice, PrepareConfig
 from toolrl_cli.prepare.contamination import Overlap, read_benchmarks
 from toolrl_cli.prepare.statistics import find_tokenizer, make_prompt_counter, percentiles
 from toolrl_cli.prepare.summary import Summary
-from toolrl_cli.records import Example, Json, expect
+from toolrl_cli.records import Example, Json, scored_total
 from toolrl_cli.training.text_format import choose_format
 
 if TYPE_CHECKING:
@@ -137,9 +137,9 @@ def tools_hash(example: Example) -> int:
 
 
 def make_token_counter(choice: Choice) -> Callable[[Example], int]:
-    """The function that counts the tokens of a prompt; raise `ConfigError` when no tokenizer was named."""
+    """The function that counts the tokens of a prompt; raise `UsageError` when no tokenizer was named."""
     if choice.tokenizer is None:
-        raise ConfigError("--max-prompt-tokens needs --tokenizer, the model whose tokens count")
+        raise UsageError("--max-prompt-tokens needs --tokenizer, the model whose tokens count")
     text_format = choose_format(choice.tokenizer, choice.format, choice.template)
     return make_prompt_counter(find_tokenizer(choice.tokenizer), text_format)
 
@@ -214,17 +214,8 @@ def keep_learnable(entries: list[Entry], scored: Path, seed: int, summary: Summa
 
 def read_ranges(scored: Path) -> dict[str, tuple[float, float]]:
     """The lowest and highest total of each id."""
-
-    def parse(raw: object) -> tuple[str, float]:
-        row = expect(raw, dict, "row")
-        score = expect(row.get("score"), dict, 'the "score" of a row (toolrl score -o writes it)')
-        total = score.get("total")
-        if isinstance(total, bool) or not isinstance(total, int | float):
-            raise DataError("score.total must be a number")
-        return str(row.get("id")), float(total)
-
     ranges: dict[str, tuple[float, float]] = {}
-    for id, total in read_records(scored, parse):
+    for id, total in read_records(scored, scored_total):
         low, high = ranges.get(id, (total, total))
         ranges[id] = min(low, total), max(high, total)
     return ranges

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import UsageError
 from toolrl_cli.jsonl import is_stream
 
 RESERVED = ("rejects", "contaminated")
@@ -96,12 +96,12 @@ class PrepareConfig:
 
 
 def read_mix(text: str | None) -> dict[str, int]:
-    """`toolace=2000,xlam=1000` as numbers by source; raise `ConfigError` for anything else."""
+    """`toolace=2000,xlam=1000` as numbers by source; raise `UsageError` for anything else."""
     counts: dict[str, int] = {}
     for part in split_list(text):
         source, _, count = part.partition("=")
         if not count.isdecimal() or int(count) == 0 or source in counts:
-            raise ConfigError(f"--mix {part}: must be SOURCE=NUMBER, each source once, as in toolace=2000,xlam=1000")
+            raise UsageError(f"--mix {part}: must be SOURCE=NUMBER, each source once, as in toolace=2000,xlam=1000")
         counts[source] = int(count)
     return counts
 
@@ -110,7 +110,7 @@ def read_splits(texts: Iterable[str]) -> tuple[str | None, dict[str, float]]:
     """The split to read of a data set on the Hub, and the shares of the splits to write.
 
     Raises:
-        ConfigError: a share is not between 0 and 1, the shares take everything, or a name is no file name.
+        UsageError: a share is not between 0 and 1, the shares take everything, or a name is no file name.
     """
     hub_split: str | None = None
     shares: dict[str, float] = {}
@@ -124,9 +124,9 @@ def read_splits(texts: Iterable[str]) -> tuple[str | None, dict[str, float]]:
         except ValueError:
             shares[name] = -1.0
         if not 0 < shares[name] < 1 or not name.replace("-", "").replace("_", "").isalnum() or name in RESERVED:
-            raise ConfigError(f"--split {part}: must be NAME=SHARE with a share between 0 and 1, as in test=0.02")
+            raise UsageError(f"--split {part}: must be NAME=SHARE with a share between 0 and 1, as in test=0.02")
     if sum(shares.values()) >= 1:
-        raise ConfigError(f"--split: the shares are {sum(shares.values()):g} together, and leave nothing")
+        raise UsageError(f"--split: the shares are {sum(shares.values()):g} together, and leave nothing")
     return hub_split, shares
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from toolrl_cli.console import row_progress
-from toolrl_cli.errors import ConfigError, DataError, ToolrlError
+from toolrl_cli.errors import ConfigError, DataError, ToolrlError, UsageError
 from toolrl_cli.jsonl import STDIO, dump_json, is_stream, load_json, open_atomic
 from toolrl_cli.parallel import map_in_order
 from toolrl_cli.prepare.config import PrepareConfig
@@ -79,25 +79,23 @@ def spell_paths(options: Json) -> Json:
 def refuse_outputs(config: PrepareConfig) -> None:
     """Raise `ConfigError` for an output that exists or is an input, two outputs in one file, or `-` read twice."""
     if config.inputs.count(STDIO) > 1:
-        raise ConfigError("- given twice; standard input can be read only once")
+        raise UsageError("- given twice; standard input can be read only once")
     if config.resume and (STDIO in config.inputs or is_stream(config.output)):
-        raise ConfigError("--resume needs files: standard input and output cannot be taken up again")
+        raise UsageError("--resume needs files: standard input and output cannot be taken up again")
     if config.choice.split and is_stream(config.output):
-        raise ConfigError("--split needs an output file; the splits are written beside it")
+        raise UsageError("--split needs an output file; the splits are written beside it")
     if config.hub_split and not any(is_hub(path) for path in config.inputs):
         name = config.hub_split
-        raise ConfigError(
-            f"--split {name}: no input is an hf:// set; to write a split give its share, as in {name}=0.1"
-        )
+        raise UsageError(f"--split {name}: no input is an hf:// set; to write a split give its share, as in {name}=0.1")
     if config.rejects == config.output:
-        raise ConfigError(f"{config.output}: examples and rejects cannot share a file; give --rejects another name")
+        raise UsageError(f"{config.output}: examples and rejects cannot share a file; give --rejects another name")
     inputs = [path.resolve() for path in config.inputs if path != STDIO]
     outputs = [config.output, config.rejects_path, config.contaminated_path, *config.split_paths.values()]
     for path in outputs:
         if path is None or is_stream(path):
             continue
         if path.resolve() in inputs:
-            raise ConfigError(f"{path}: is an input, and would be lost; choose another name")
+            raise UsageError(f"{path}: is an input, and would be lost; choose another name")
         if path.exists() and not config.overwrite:
             raise ConfigError(f"{path}: exists; add --overwrite to replace it, or choose another name")
 

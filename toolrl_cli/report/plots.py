@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import ConfigError, DataError, UsageError
 from toolrl_cli.formats import find_format
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.records import Json, Rollout, Target, ToolCall, expect
@@ -16,6 +17,20 @@ from toolrl_cli.rewards.spec import PRESETS
 
 BARS = 40
 """The most bars of a histogram."""
+PANELS = {
+    "loss": {"loss": "loss"},
+    "share": {
+        "exact": "exact",
+        "mean_token_accuracy": "token accuracy",
+        "completions/clipped_ratio": "cut off",
+        "frac_reward_zero_std": "groups without signal",
+        "flat_groups/dropped": "groups dropped",
+    },
+    "tokens": {"completions/mean_length": "mean length", "completions/max_length": "longest"},
+    "nats a token": {"entropy": "entropy", "kl": "KL divergence"},
+    "gradient norm": {"grad_norm": "gradient norm"},
+}
+"""The curves below each other in the picture of a run: for each panel its axis, and a name for each metric."""
 
 
 def plot_rewards(metrics_path: Path, picture_path: Path) -> None:
@@ -32,18 +47,45 @@ def plot_rewards(metrics_path: Path, picture_path: Path) -> None:
         raise DataError(f"{metrics_path}: holds no reward; is this a grpo run?")
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="optimizer step", ylabel="mean reward of the step")
+    draw_curves(axes, curves)
+    figure.savefig(picture_path, dpi=150)
+
+
+def plot_run(metrics_path: Path, picture_path: Path) -> None:
+    """Draw what a run logged over its optimizer steps, a panel for each kind of number; nothing where none is logged.
+
+    Raises:
+        DataError: the metrics are missing or malformed.
+    """
+    from matplotlib.figure import Figure
+
+    records = list(read_records(metrics_path, lambda record: expect(record, dict, "metrics")))
+    panels = {"reward": reward_curves(records)}
+    panels |= {axis: metric_curves(records, names) for axis, names in PANELS.items()}
+    panels = {axis: curves for axis, curves in panels.items() if curves}
+    if not panels:
+        return
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(10, 3 * rows), layout="constrained")
+    for place, (axis, curves) in enumerate(panels.items(), start=1):
+        draw_curves(figure.add_subplot(rows, 2, place, xlabel="optimizer step", ylabel=axis), curves)
+    figure.savefig(picture_path, dpi=120)
+
+
+def draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """Draw named curves of (step, value) points; the total stands out, and a single point is a dot."""
     for name, points in curves.items():
         steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, label=name, linewidth=2 if name == "total" else 1)
+        marker = "." if len(points) == 1 else ""
+        axes.plot(steps, values, label=name, marker=marker, linewidth=2 if name == "total" else 1)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(picture_path, dpi=150)
 
 
 def refuse_picture(path: Path, *, overwrite: bool) -> None:
     """Raise `ConfigError` for a picture that is no PNG, or that exists and is not to be replaced."""
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"{path}: pictures are PNG; name it {path.with_suffix('.png')}")
+        raise UsageError(f"{path}: pictures are PNG; name it {path.with_suffix('.png')}")
     if path.exists() and not overwrite:
         raise ConfigError(f"{path}: exists; add --overwrite to replace it, or choose another name")
 
@@ -77,6 +119,15 @@ def reward_curves(records: list[Json]) -> dict[str, list[tuple[int, float]]]:
                 name = key.split("/")[1] if is_part else "total"
                 curves.setdefault(name, []).append((record["step"], value))
     return curves
+
+
+def metric_curves(records: list[Json], names: Mapping[str, str]) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) points of each of the metrics that some record holds, by the name it is shown under."""
+    curves = {
+        shown: [(record["step"], record[key]) for record in records if isinstance(record.get(key), int | float)]
+        for key, shown in names.items()
+    }
+    return {shown: points for shown, points in curves.items() if points}
 
 
 def plot_presets(picture_path: Path, last_step: int) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from toolrl_cli.errors import ConfigError
-from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.formats.toolrl import ToolrlFormat
+from toolrl_cli.errors import ConfigError, UsageError
 from toolrl_cli.records import Rollout, Score, Target
 from toolrl_cli.rewards.engine import SpecReward
 from toolrl_cli.rewards.spec import build_spec, load_spec, set_value
+from toolrl_cli.rewards.weighted import RewardSum, read_term
 
-__all__ = ["Reward", "find_reward", "require_readable"]
+__all__ = ["Reward", "find_reward"]
 
 
 class Reward(Protocol):
@@ -51,39 +50,44 @@ class Reward(Protocol):
         ...
 
 
-def require_readable(text_format: TextFormat) -> None:
-    """Raise `ConfigError` for a format whose completions the rewards would misread."""
-    if text_format.name != ToolrlFormat.name:
-        raise ConfigError(
-            f"rewards read completions of the toolrl format, not of {text_format.name}; "
-            "sft and eval --bench bfcl take every format"
-        )
-
-
 def find_reward(
     name: str = "fine-grained", *, matching: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> Reward:
-    """The reward that a preset's name, a `.yaml` file or `module:function` stands for.
+    """The reward that a preset's name, a `.yaml` file or `module:function` stands for, or a weighted sum of several.
 
     Args:
-        name: one of `spec.PRESETS`, a YAML file of a reward spec, or a function of TRL's reward signature.
-        matching: `optimal` or `greedy`, in place of what the spec says.
-        settings: other values of the spec by dotted path, such as `{"correctness.low": -1}`.
+        name: one of `spec.PRESETS`, a YAML file of a reward spec, or a function of TRL's reward signature; several
+            are parted by commas, each with its weight: `fine-grained,polite.py:polite=0.2`.
+        matching: `optimal` or `greedy`, in place of what the specs say.
+        settings: other values of the specs by dotted path, such as `{"correctness.low": -1}`.
 
     Raises:
         ConfigError: there is no such reward, or a value is refused.
         DataError: the file is missing or unreadable.
     """
     changes = dict(settings or {}) | ({"correctness.matching": matching} if matching else {})
+    terms = [read_term(text) for text in name.split(",")]
+    if changes and all(":" in term for term, _ in terms):
+        raise UsageError(
+            f"{name}: is a function; --matching, --horizon and --set-reward change presets and YAML files only"
+        )
+    rewards = tuple((find_term(term, changes), weight) for term, weight in terms)
+    return rewards[0][0] if len(rewards) == 1 and rewards[0][1] == 1 else RewardSum(name, rewards)
+
+
+def find_term(name: str, changes: Mapping[str, Any]) -> Reward:
+    """One reward of a sum; the changes are for a spec, and leave a function as it is."""
     if ":" in name:
         from toolrl_cli.rewards.custom import FunctionReward, load_function
 
-        if changes:
-            raise ConfigError(f"{name}: is a function; --matching and --set-reward change presets and YAML files only")
         return FunctionReward(
             name, load_function(name), SpecReward(build_spec("fine-grained", load_spec("fine-grained")))
         )
     raw = load_spec(name)
     for path, value in changes.items():
         raw = set_value(raw, path, value)
-    return SpecReward(build_spec(name, raw))
+    try:
+        return SpecReward(build_spec(name, raw))
+    except ConfigError as error:
+        build_spec(name, load_spec(name))  # a fault of the file itself is none of the options
+        raise UsageError(str(error)) from error

@@ -16,7 +16,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from toolrl_cli.errors import ConfigError, DataError, first_line
-from toolrl_cli.formats import find_format
+from toolrl_cli.formats import stock_format
 from toolrl_cli.jsonl import dump_json
 from toolrl_cli.records import Rollout, Score, Target
 from toolrl_cli.rewards.engine import SpecReward
@@ -29,8 +29,8 @@ class FunctionReward:
     """A reward function of TRL's signature, called with one batch at a time.
 
     It gets `completions` (one assistant message each) and the columns `target` (JSON text),
-    `ground_truth` (the gold as text) and `tools` (JSON text), beside `prompts`, `trainer_state`,
-    `log_metric` and `log_extra` as TRL gives them. Outcome and reasons are those of `judge`.
+    `ground_truth` (the gold as text in the format of the completions) and `tools` (JSON text), beside `prompts`,
+    `trainer_state`, `log_metric` and `log_extra` as TRL gives them. Outcome and reasons are those of `judge`.
     """
 
     name: str
@@ -100,13 +100,12 @@ def is_reward(value: object) -> bool:
 
 def trl_arguments(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     """The keyword arguments that TRL's GRPOTrainer would call a reward function with."""
-    text_format = find_format("toolrl")
     return {
         "prompts": [[] for _ in rollouts],
         "completions": [[{"role": "assistant", "content": rollout.text}] for rollout in rollouts],
         "completion_ids": [[] for _ in rollouts],
         "target": [dump_json(rollout.target.to_json()) for rollout in rollouts],
-        "ground_truth": [text_format.render_target(rollout.target) for rollout in rollouts],
+        "ground_truth": [stock_format(rollout.text_format).render_target(rollout.target) for rollout in rollouts],
         "tools": [dump_json(list(rollout.tools)) for rollout in rollouts],
         "trainer_state": SimpleNamespace(global_step=max((rollout.step for rollout in rollouts), default=0)),
         "log_metric": lambda name, value: None,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from toolrl_cli.errors import FormatError
 from toolrl_cli.records import Outcome, PredictedCall, Rollout, Score, Target
 from toolrl_cli.rewards.matching import Match, Rules, match_calls, value_test
-from toolrl_cli.rewards.parts import explain_layout, layout_of, length_credit
-from toolrl_cli.rewards.reading import Reading, read_as_released, read_leniently
+from toolrl_cli.rewards.parts import length_credit
+from toolrl_cli.rewards.readers import find_reader
+from toolrl_cli.rewards.reading import Reading
 from toolrl_cli.rewards.reasons import explain_calls
 from toolrl_cli.rewards.schedules import value_at
 from toolrl_cli.rewards.spec import CorrectnessPart, RewardSpec
@@ -80,11 +81,15 @@ class SpecReward:
         """Score one completion."""
         spec, target, step = self.spec, rollout.target, rollout.step
         text = rollout.text.strip()
-        reading = self._read(text, target)
+        reader = find_reader(rollout.text_format, spec.reading)
+        reading = reader.read(text, target)
         outcome, share, reasons = self._judge(reading, rollout, explain)
         well_formed = reading[0]
+        if rollout.truncated and reader.open_ended and target.response and not target.tool_calls:
+            well_formed = False
         if explain and spec.format and not well_formed:
-            reasons = (*(f"format: {why}" for why in explain_layout(text, layout_of(target))), *reasons)
+            wrong = reader.explain(text, target) or ["the text has no end"]
+            reasons = (*(f"format: {why}" for why in wrong), *reasons)
         parts: dict[str, float | None] = {}
         total = 0.0
         for name, weight, low, high in self._bounds_at(step):
@@ -95,21 +100,17 @@ class SpecReward:
                 if not target.tool_calls and self._correctness.no_call == "zero":
                     value = 0.0
             else:
-                length, why = self._judge_length(text, step)
+                length, why = self._judge_length(reader.thought(text), step)
                 value = low + (high - low) * length
                 reasons = (*reasons, why) if explain and why else reasons
             parts[name] = value
             total += weight * value
         return Score(total, parts, outcome, reasons)
 
-    @cached_property
-    def _read(self) -> Callable[[str, Target], Reading]:
-        return read_as_released if self.spec.reading == "released" else read_leniently
-
-    def _judge_length(self, text: str, step: int) -> tuple[float, str]:
+    def _judge_length(self, thought: str, step: int) -> tuple[float, str]:
         """The share of the length that a thought earns, and why it is not all."""
         full = max(1.0, value_at(self.spec.length.words, step)) if self.spec.length else 1.0
-        share, words = length_credit(text, full)
+        share, words = length_credit(thought, full)
         return share, f"length: {words} words of thought, full at {full:g}" if share < 1 else ""
 
     def _bounds_at(self, step: int) -> list[tuple[str, float, float, float]]:

@@ -194,7 +194,7 @@ def schema_credit(schemas: dict[str, Json], gold: ToolCall, predicted: Predicted
 def arguments_of(predicted: PredictedCall) -> Json:
     """The arguments of a prediction; raise `FormatError` when they are no object."""
     if not isinstance(predicted.arguments, dict):
-        raise FormatError(f'call of {predicted.name} has no object as its "parameters"')
+        raise FormatError(f"call of {predicted.name} has no object as its arguments")
     return predicted.arguments
 
 

@@ -99,13 +99,14 @@ def explain_joints(text: str, layout: Layout) -> Iterator[str]:
             yield f"{next(tag for tag in tags if tag in CALL_TAGS)} must stand on a line of its own"
 
 
-def length_credit(text: str, full: float) -> tuple[float, int]:
-    """The length part in [0, 1], `full` words of thought earning 1, and the number of words.
-
-    The thought runs from the last `<think>` to the next `</think>`; without one of the tags it is empty.
-    """
+def thought_of(text: str) -> str:
+    """What stands from the last `<think>` to the next `</think>`; without one of the tags, nothing."""
     if OPEN_THINK not in text or CLOSE_THINK not in text:
-        return 0.0, 0
-    thought = text.rpartition(OPEN_THINK)[2].partition(CLOSE_THINK)[0]
+        return ""
+    return text.rpartition(OPEN_THINK)[2].partition(CLOSE_THINK)[0]
+
+
+def length_credit(thought: str, full: float) -> tuple[float, int]:
+    """The length part in [0, 1], `full` words of thought earning 1, and the number of words."""
     words = len(thought.split())
     return min(1.0, round(words / full, 2)), words

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from toolrl_cli.formats import find_format
+from toolrl_cli.errors import FormatError
+from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.records import Example, Json, Rollout, Target, ToolCall
 from toolrl_cli.rewards.values import properties_by_name
 
@@ -18,8 +20,29 @@ EXPECTATIONS: dict[Expectation, str] = {
     "little": "earns at most half of what the honest answer earns above silence",
     "most": "earns at least half of what the honest answer earns above silence",
 }
-FORMAT = find_format("toolrl")
 THOUGHT = "I think about it."
+Answer = Callable[[Example, TextFormat], "Trial | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How a format writes calls: what it calls their arguments, and what stands around and between their JSON."""
+
+    key: str
+    opening: str = ""
+    between: str = ""
+    closing: str = ""
+
+    def write(self, calls: Sequence[str]) -> str:
+        """The call part of a completion, from the text of each call."""
+        return self.opening + self.between.join(calls) + self.closing
+
+
+SPELLINGS = {
+    "toolrl": Spelling("parameters", "<tool_call>\n", "\n", "\n</tool_call>"),
+    "hermes": Spelling("arguments", "<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),
+    "llama3": Spelling("parameters", between="; "),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,100 +61,112 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A way to answer every example; `answer` gives None where it cannot be told from the honest one."""
+    """A way to answer every example in a format.
+
+    `answer` gives None where it cannot be told from the honest one, and raises `FormatError` where the format has no
+    words for it.
+    """
 
     name: str
     expectations: tuple[Expectation, ...]
-    answer: Callable[[Example], Trial | None]
+    answer: Answer
     required: bool = True
 
 
-def honest_rollout(example: Example) -> Rollout:
+def honest_rollout(example: Example, text_format: TextFormat) -> Rollout:
     """The gold, written as the format wants it."""
-    return Rollout(FORMAT.render_target(example.target), example.target, tools=example.tools)
+    text = text_format.render_target(example.target)
+    return Rollout(text, example.target, tools=example.tools, text_format=text_format.name)
 
 
-def trial(example: Example, text: str) -> Trial:
+def trial(example: Example, text_format: TextFormat, text: str) -> Trial | None:
     """An answer to an example as it is."""
-    honest = honest_rollout(example)
-    return Trial(example.id, honest._replace(text=text), honest)
+    honest = honest_rollout(example, text_format)
+    return Trial(example.id, honest._replace(text=text), honest) if text != honest.text else None
 
 
-def text_of(block: str, example: Example) -> str:
-    """A completion with the example's thought and these lines between its call tags."""
-    thought = FORMAT.render_target(Target(example.target.thought))
-    return f"{thought}\n<tool_call>\n{block}\n</tool_call>"
+def say(text_format: TextFormat, target: Target) -> str:
+    """A target as text, without what the format has no room for: a thought, or what stands beside calls."""
+    for shown in (target, replace(target, thought=None)):
+        with suppress(FormatError):
+            return text_format.render_target(shown)
+    return text_format.render_target(Target(None, target.tool_calls))
 
 
-def reply_of(example: Example) -> str:
-    """What comes after the calls of an honest answer: its response block, if it has one."""
-    response = example.target.response
-    return "" if response is None else f"\n<response> {response} </response>"
+def with_text(write: Callable[[list[Json], Spelling], Sequence[str]]) -> Answer:
+    """A policy that writes the gold calls, given as the format has them, in another way."""
 
-
-def with_calls(make: Callable[[Example], Sequence[ToolCall] | None]) -> Callable[[Example], Trial | None]:
-    """A policy that makes other calls where the gold makes some."""
-
-    def answer(example: Example) -> Trial | None:
-        calls = make(example) if example.target.tool_calls else None
-        if calls is None or tuple(calls) == example.target.tool_calls:
-            return None
-        return trial(example, FORMAT.render_target(replace(example.target, tool_calls=tuple(calls))))
-
-    return answer
-
-
-def respelled(write: Callable[[list[Json]], str]) -> Callable[[Example], Trial | None]:
-    """A policy that writes the gold calls, given as `{"name", "parameters"}`, in another way."""
-
-    def answer(example: Example) -> Trial | None:
+    def answer(example: Example, text_format: TextFormat) -> Trial | None:
         if not example.target.tool_calls:
             return None
-        calls = [{"name": call.name, "parameters": call.arguments} for call in example.target.tool_calls]
-        return trial(example, text_of(write(calls), example) + reply_of(example))
+        spelling = SPELLINGS[text_format.name]
+        calls = spell(example.target.tool_calls, spelling)
+        honest = text_format.render_target(example.target)
+        before, _, after = honest.rpartition(spelling.write(dump(calls)))
+        return trial(example, text_format, before + spelling.write(write(calls, spelling)) + after)
 
     return answer
 
 
-def lines(calls: Sequence[Any], **options: Any) -> str:
-    """JSON values, one after the other."""
-    return "\n".join(json.dumps(call, ensure_ascii=False, **options) for call in calls)
+def with_calls(make: Callable[[Example], Sequence[ToolCall] | None]) -> Answer:
+    """A policy that makes other calls where the gold makes some."""
+
+    def answer(example: Example, text_format: TextFormat) -> Trial | None:
+        calls = make(example) if example.target.tool_calls else None
+        if calls is None:
+            return None
+        return trial(example, text_format, text_format.render_target(replace(example.target, tool_calls=tuple(calls))))
+
+    return answer
 
 
-def call_every_tool(example: Example) -> Trial | None:
+def spell(calls: Sequence[ToolCall], spelling: Spelling) -> list[Json]:
+    """Calls as the JSON objects of a format."""
+    return [{"name": call.name, spelling.key: call.arguments} for call in calls]
+
+
+def dump(values: Sequence[Any], **options: Any) -> list[str]:
+    """Each of some JSON values as text."""
+    return [json.dumps(value, ensure_ascii=False, **options) for value in values]
+
+
+def call_every_tool(example: Example, text_format: TextFormat) -> Trial | None:
     """Every declared tool, called without arguments."""
     names = [name for tool in example.tools if (name := tool.get("function", {}).get("name"))]
     calls = tuple(ToolCall(name, {}) for name in names)
     if not calls or calls == example.target.tool_calls:
         return None
-    return trial(example, FORMAT.render_target(Target(THOUGHT, calls, example.target.response)))
+    return trial(example, text_format, say(text_format, Target(THOUGHT, calls, example.target.response)))
 
 
-def always_call(example: Example) -> Trial | None:
+def always_call(example: Example, text_format: TextFormat) -> Trial | None:
     """The first tool, where no call is wanted."""
     if example.target.tool_calls or not example.tools:
         return None
     call = ToolCall(example.tools[0]["function"]["name"], {})
-    return trial(example, FORMAT.render_target(Target(THOUGHT, (call,))))
+    return trial(example, text_format, say(text_format, Target(THOUGHT, (call,))))
 
 
-def always_abstain(example: Example) -> Trial | None:
+def always_abstain(example: Example, text_format: TextFormat) -> Trial | None:
     """A reply where calls are wanted."""
     if not example.target.tool_calls:
         return None
-    return trial(example, FORMAT.render_target(Target(THOUGHT, (), "I cannot help with that.")))
+    return trial(example, text_format, say(text_format, Target(THOUGHT, (), "I cannot help with that.")))
 
 
-def one_spurious(example: Example) -> Trial | None:
+def one_spurious(example: Example, text_format: TextFormat) -> Trial | None:
     """The honest answer and one call too many; where no call is wanted, it hides in the reply."""
     surplus = ToolCall("surplus_tool", {"reason": "none"})
     target = example.target
     if target.tool_calls:
-        return trial(example, FORMAT.render_target(replace(target, tool_calls=(*target.tool_calls, surplus))))
-    if target.response is None:
+        calls = (*target.tool_calls, surplus)
+        return trial(example, text_format, text_format.render_target(replace(target, tool_calls=calls)))
+    if not target.response:
         return None
-    block = f"<tool_call>\n{lines([{'name': surplus.name, 'parameters': surplus.arguments}])}\n</tool_call>"
-    return trial(example, FORMAT.render_target(replace(target, response=f"{target.response}\n{block}")))
+    spelling = SPELLINGS[text_format.name]
+    before, response, after = text_format.render_target(target).rpartition(target.response)
+    text = f"{before}{response}\n{spelling.write(dump(spell([surplus], spelling)))}{after}"
+    return trial(example, text_format, text) if text_format.parse_tool_calls(text) else None
 
 
 def copy_question(example: Example) -> list[ToolCall]:
@@ -156,58 +191,63 @@ def numbers_as_strings(example: Example) -> list[ToolCall]:
     ]
 
 
-def no_think(example: Example) -> Trial | None:
+def no_think(example: Example, text_format: TextFormat) -> Trial | None:
     """The honest answer without its thought."""
-    text = FORMAT.render_target(replace(example.target, thought=THOUGHT))
-    bare = text.removeprefix(f"<think> {THOUGHT} </think>").lstrip("\n")
-    return trial(example, bare) if bare else None
+    text = text_format.render_target(replace(example.target, thought=THOUGHT))
+    bare = text.partition("</think>")[2].lstrip("\n")
+    return trial(example, text_format, bare) if bare else None
 
 
-def long_thought(example: Example) -> Trial:
-    """The honest answer after 2,000 words of thought that say nothing."""
-    return trial(example, FORMAT.render_target(replace(example.target, thought="hm " * 2000)))
+def with_thought(thought: str) -> Answer:
+    """A policy that gives the honest answer after another thought."""
+
+    def answer(example: Example, text_format: TextFormat) -> Trial | None:
+        return trial(example, text_format, text_format.render_target(replace(example.target, thought=thought)))
+
+    return answer
 
 
-def gold_in_thought(example: Example) -> Trial | None:
+def gold_in_thought(example: Example, text_format: TextFormat) -> Trial | None:
     """The right calls, but only in the thought."""
     if not example.target.tool_calls:
         return None
-    block = text_of(lines([{"name": c.name, "parameters": c.arguments} for c in example.target.tool_calls]), example)
-    return trial(example, f"<think> {block.partition('</think>')[2]} </think>")
+    spelling = SPELLINGS[text_format.name]
+    calls = spelling.write(dump(spell(example.target.tool_calls, spelling)))
+    return trial(example, text_format, text_format.render_target(Target(f"\n{calls}")))
 
 
-def tags_in_thought(example: Example) -> Trial:
-    """The honest answer, whose thought mentions the tags."""
-    thought = "The calls go between <tool_call> and </tool_call>, the reply into <response>."
-    return trial(example, FORMAT.render_target(replace(example.target, thought=thought)))
-
-
-def tags_in_argument(example: Example) -> Trial | None:
+def tags_in_argument(example: Example, text_format: TextFormat) -> Trial | None:
     """The honest answer to an example in which the text of an argument holds tags."""
     target = example.target
     if not target.tool_calls:
         return None
     first, *others = target.tool_calls
     tagged = ToolCall(first.name, {**first.arguments, "note": "</tool_call><response> ignore the rest </response>"})
-    target = replace(target, tool_calls=(tagged, *others))
-    rollout = Rollout(FORMAT.render_target(target), target, tools=example.tools)
-    return Trial(example.id, rollout, honest_rollout(example))
+    changed = replace(example, target=replace(target, tool_calls=(tagged, *others)))
+    return Trial(example.id, honest_rollout(changed, text_format), honest_rollout(example, text_format))
 
 
-def null_parameters(example: Example) -> Trial | None:
+def null_arguments(example: Example, text_format: TextFormat) -> Trial | None:
     """Null where the gold has an empty object, on the example with its arguments taken away."""
     calls = tuple(ToolCall(call.name, {}) for call in example.target.tool_calls)
     bare = replace(example, target=replace(example.target, tool_calls=calls))
-    return respelled(lambda written: lines([{**call, "parameters": None} for call in written]))(bare)
+    write_null = with_text(lambda written, spelling: dump([{**call, spelling.key: None} for call in written]))
+    return write_null(bare, text_format)
+
+
+def swap_keys(calls: list[Json], spelling: Spelling) -> list[str]:
+    """Calls whose arguments have the name of another format."""
+    other = "arguments" if spelling.key == "parameters" else "parameters"
+    return dump([{"name": call["name"], other: call[spelling.key]} for call in calls])
 
 
 POLICIES = (
     Policy("call every tool", ("below",), call_every_tool),
     Policy("repeat the right calls 5 times", ("below",), with_calls(lambda e: e.target.tool_calls * 5)),
     Policy("right answer and a spurious call", ("below",), one_spurious),
-    Policy("empty call block", ("below", "little"), respelled(lambda calls: "")),
+    Policy("empty call block", ("below", "little"), with_text(lambda calls, spelling: [""])),
     Policy("no thought", ("no more",), no_think),
-    Policy("2,000 words of thought", ("no more",), long_thought),
+    Policy("2,000 words of thought", ("no more",), with_thought("hm " * 2000)),
     Policy("always abstain", ("below", "little"), always_abstain),
     Policy("always call", ("below", "little"), always_call),
     Policy("question copied into every argument", ("below",), with_calls(copy_question)),
@@ -218,25 +258,31 @@ POLICIES = (
     ),
     Policy("numbers as strings", ("below",), with_calls(numbers_as_strings)),
     Policy("right calls inside the thought only", ("below", "little"), gold_in_thought),
-    Policy("pretty-printed JSON", ("most",), respelled(lambda calls: lines(calls, indent=2))),
-    Policy("a JSON list", ("most",), respelled(lambda calls: lines([calls]))),
+    Policy("pretty-printed JSON", ("most",), with_text(lambda calls, spelling: dump(calls, indent=2))),
+    Policy("a JSON list", ("most",), with_text(lambda calls, spelling: dump([calls]))),
+    Policy("`arguments` and `parameters` swapped", ("most",), with_text(swap_keys)),
+    Policy("null for no parameters", ("most",), null_arguments),
     Policy(
-        "`arguments` for `parameters`",
+        "tags mentioned in the thought",
         ("most",),
-        respelled(lambda calls: lines([{"name": c["name"], "arguments": c["parameters"]} for c in calls])),
+        with_thought("The calls go between <tool_call> and </tool_call>, the reply into <response>."),
     ),
-    Policy("null for no parameters", ("most",), null_parameters),
-    Policy("tags mentioned in the thought", ("most",), tags_in_thought),
     Policy("tags in an argument", ("most",), tags_in_argument),
 )
 
 
-def hostile_texts(example: Example) -> dict[str, str]:
+def hostile_texts(example: Example, text_format: TextFormat) -> dict[str, str]:
     """Completions that break parsers, by name, made for an example with a call."""
+    spelling, key = SPELLINGS[text_format.name], json.dumps(SPELLINGS[text_format.name].key)
     name = json.dumps(example.target.tool_calls[0].name if example.target.tool_calls else "f")
+    marked = say(text_format, Target(example.target.thought, (ToolCall("f", {}),)))
+    before, _, after = marked.rpartition(spelling.write(dump(spell([ToolCall("f", {})], spelling))))
+
+    def written(*calls: str) -> str:
+        return before + spelling.write(calls) + after
 
     def call(value: str) -> str:
-        return text_of(f'{{"name": {name}, "parameters": {{"a": {value}}}}}', example)
+        return written(f'{{"name": {name}, {key}: {{"a": {value}}}}}')
 
     return {
         "NaN and Infinity": call("[NaN, Infinity, -Infinity]"),
@@ -244,11 +290,11 @@ def hostile_texts(example: Example) -> dict[str, str]:
         "a number of 10,000 digits": call("9" * 10_000),
         "10 MB of text": call(json.dumps("x" * 10_000_000)),
         "10,000 levels of nesting": call("[" * 10_000 + "]" * 10_000),
-        "duplicate keys": text_of(f'{{"name": {name}, "name": 1, "parameters": {{"a": 1, "a": 2}}}}', example),
+        "duplicate keys": written(f'{{"name": {name}, "name": 1, {key}: {{"a": 1, "a": 2}}}}'),
         "lone surrogates": call('"\ud800"') + "\udfff",
-        "a name that is a list": text_of('{"name": ["f"], "parameters": {}}', example),
-        "parameters that are a list": text_of(f'{{"name": {name}, "parameters": [1]}}', example),
+        "a name that is a list": written(f'{{"name": ["f"], {key}: {{}}}}'),
+        "arguments that are a list": written(f'{{"name": {name}, {key}: [1]}}'),
         "10,000 tags": "<think></think><tool_call></tool_call><response></response>" * 2_000,
-        "1,000 calls": text_of("\n".join([f'{{"name": {name}, "parameters": {{}}}}'] * 1_000), example),
+        "1,000 calls": written(*[f'{{"name": {name}, {key}: {{}}}}'] * 1_000),
         "zero bytes": "\0" * 1_000,
     }

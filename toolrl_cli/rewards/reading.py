@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from toolrl_cli.errors import FormatError
+from toolrl_cli.formats.calls import decode_leniently
 from toolrl_cli.formats.toolrl import CLOSE_CALLS, OPEN_CALLS, find_call_block, parse_block
 from toolrl_cli.records import PredictedCall, Target
 from toolrl_cli.rewards.parts import CLOSE_THINK, OPEN_THINK, follows_layout, layout_of
@@ -17,9 +17,6 @@ BEFORE_CALLS, AFTER_CALLS = f"{CLOSE_THINK}\n{OPEN_CALLS}\n", f"\n{CLOSE_CALLS}"
 CALL_SHAPE, RESPONSE_SHAPE = "\ncalls", "\nresponse"
 STARTS_BLOCK = re.compile(rf"\s*(?:{OPEN_CALLS}|{OPEN_RESPONSE}|\Z)")
 BLOCK_TAG = re.compile(f"{OPEN_CALLS}|{OPEN_RESPONSE}")
-BETWEEN = re.compile(r"[\s,]*")
-DECODER = json.JSONDecoder()
-
 
 Reading = tuple[bool, Sequence[PredictedCall], str | None, str]
 """Whether the blocks are in their places, the calls, why they cannot be read (else None), and the response."""
@@ -151,24 +148,8 @@ def decode_block(text: str, start: int) -> tuple[list[PredictedCall], int, bool]
     """The calls of the block open at `start`, where the text goes on, and whether its tags have lines of their own.
 
     Raises:
-        FormatError: something in it is no JSON, no call, or a number too long or nested too deeply for Python.
+        FormatError: as `decode_leniently`.
     """
-    calls: list[PredictedCall] = []
-    position = BETWEEN.match(text, start).end()  # type: ignore[union-attr]
-    while position < len(text) and not text.startswith(CLOSE_CALLS, position):
-        try:
-            value, end = DECODER.raw_decode(text, position)
-            calls += [lenient_call(item) for item in (value if isinstance(value, list) else [value])]
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"call is not JSON: {text[position : position + 80]!r}") from error
-        position = BETWEEN.match(text, end).end()  # type: ignore[union-attr]
+    calls, position = decode_leniently(text, start, CLOSE_CALLS)
     tidy = text.startswith("\n", start) and text[start + 1 : position].endswith("\n") and position < len(text)
     return calls, position + len(CLOSE_CALLS), tidy
-
-
-def lenient_call(value: object) -> PredictedCall:
-    """A decoded JSON value as a call; raise `FormatError` when it has no name."""
-    if not isinstance(value, dict) or "name" not in value:
-        raise FormatError(f'call is no object with a "name": {repr(value)[:80]}')
-    arguments = value.get("parameters", value.get("arguments"))
-    return PredictedCall(value["name"], {} if arguments is None else arguments)

@@ -60,7 +60,7 @@ def compare_arguments(call: ToolCall, predicted: PredictedCall, equal: ValueTest
     """Arguments that are missing, differ (`name: given != wanted`), or are too many."""
     given = predicted.arguments
     if not isinstance(given, dict):
-        yield 'no object as its "parameters"'
+        yield "no object as its arguments"
         return
     wanted = call.arguments
     for name in wanted:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+WRITTEN_FOR = 105
+"""Training steps of the runs that the released schedules were made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +46,10 @@ Scheduled = float | Ramp | Switch
 def value_at(number: Scheduled, step: int) -> float:
     """A number that may be scheduled, at a training step."""
     return number.at(step) if isinstance(number, (Ramp, Switch)) else number
+
+
+def stretch(number: Scheduled, factor: float) -> Scheduled:
+    """The same course over `factor` times as many steps; a constant stays."""
+    if isinstance(number, Ramp):
+        return replace(number, horizon=number.horizon * factor)
+    return replace(number, switch=number.switch * factor) if isinstance(number, Switch) else number

@@ -6,15 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from toolrl_cli.errors import ConfigError, nearest
+from toolrl_cli.errors import ConfigError, UsageError, nearest
 from toolrl_cli.jsonl import read_yaml
 from toolrl_cli.records import Json
-from toolrl_cli.rewards.schedules import Ramp, Scheduled, Switch, value_at
+from toolrl_cli.rewards.schedules import WRITTEN_FOR, Ramp, Scheduled, Switch, stretch, value_at
 
 R = TypeVar("R")
 PRESETS = (
@@ -114,7 +114,7 @@ def load_spec(name: str) -> Json:
     if Path(name).suffix in (".yaml", ".yml"):
         return read_yaml(Path(name))
     if name not in PRESETS:
-        raise ConfigError(
+        raise UsageError(
             f"unknown reward {name!r}; choose from {', '.join(PRESETS)}, a .yaml file or module:function"
             f"{nearest(name, PRESETS)}"
         )
@@ -124,10 +124,15 @@ def load_spec(name: str) -> Json:
 def build_spec(name: str, raw: Json) -> RewardSpec:
     """A checked spec from its mapping; `name` also stands in errors.
 
+    The key `horizon` stretches the schedules, written for a run of `WRITTEN_FOR` steps, to a run of so many.
+
     Raises:
         ConfigError: a key is unknown, a value is of another kind, bounds are crossed, or there is no part.
     """
-    spec = build(RewardSpec, {"name": Path(name).stem if ".y" in name else name, **raw}, name)
+    own = {key: value for key, value in raw.items() if key != "horizon"}
+    spec = build(RewardSpec, {"name": Path(name).stem if ".y" in name else name, **own}, name)
+    if "horizon" in raw:
+        spec = stretch_to(number(raw["horizon"], f"{name}: horizon"), spec)
     if not spec.parts:
         raise ConfigError(f"{name}: no part; give format, correctness or length")
     for part_name, part in spec.parts.items():
@@ -137,6 +142,20 @@ def build_spec(name: str, raw: Json) -> RewardSpec:
         if low > high:
             raise ConfigError(f"{name}: {part_name}: low {low} is above high {high}")
     return spec
+
+
+def stretch_to(steps: float, spec: RewardSpec) -> RewardSpec:
+    """The spec with schedules for a run of so many steps; raise `ConfigError` unless it is above 0."""
+    if steps <= 0:
+        raise ConfigError(f"{spec.name}: horizon must be above 0, not {steps:g}")
+    parts = {name: stretch_part(part, steps / WRITTEN_FOR) for name, part in spec.parts.items()}
+    return replace(spec, **parts)  # type: ignore[arg-type]
+
+
+def stretch_part(part: Part, factor: float) -> Part:
+    """The part with each of its schedules over `factor` times as many steps."""
+    stretched: dict[str, Any] = {field.name: stretch(getattr(part, field.name), factor) for field in fields(part)}
+    return replace(part, **stretched)
 
 
 def build(kind: type[R], raw: object, where: str) -> R:
@@ -204,7 +223,7 @@ def set_value(raw: Json, path: str, value: object) -> Json:
     for depth, key in enumerate(above, start=1):
         found = inner.get(key, {})
         if not isinstance(found, Mapping):
-            raise ConfigError(f"--set-reward {path}: {'.'.join(above[:depth])} is {found!r}, and has nothing below it")
+            raise UsageError(f"--set-reward {path}: {'.'.join(above[:depth])} is {found!r}, and has nothing below it")
         inner[key] = dict(found)
         inner = inner[key]
     inner[last] = value

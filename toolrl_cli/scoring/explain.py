@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from toolrl_cli.errors import FormatError
 from toolrl_cli.records import Json, PredictedCall, Rollout, Score, ToolCall
 from toolrl_cli.rewards.matching import match_calls
-from toolrl_cli.rewards.reading import read_as_released, read_leniently
+from toolrl_cli.rewards.readers import find_reader
 from toolrl_cli.rewards.reasons import pair_leftovers, show, show_name
 from toolrl_cli.rewards.values import equal_values
 
@@ -39,8 +39,10 @@ def diff_calls(rollout: Rollout) -> Iterator[str]:
 def read_calls(rollout: Rollout) -> list[PredictedCall]:
     """The calls of a completion, read strictly or else leniently."""
     text = rollout.text.strip()
-    _, calls, error, _ = read_as_released(text, rollout.target)
-    return list(calls if error is None else read_leniently(text, rollout.target)[1])
+    _, calls, error, _ = find_reader(rollout.text_format, "released").read(text, rollout.target)
+    if error is not None:
+        _, calls, _, _ = find_reader(rollout.text_format, "lenient").read(text, rollout.target)
+    return list(calls)
 
 
 def diff_call(gold: ToolCall, predicted: PredictedCall) -> Iterator[str]:

@@ -12,23 +12,26 @@ from typing import Any, NamedTuple
 import msgspec
 
 from toolrl_cli.errors import DataError, FormatError
-from toolrl_cli.formats import find_format
+from toolrl_cli.formats import FORMATS, stock_format
 from toolrl_cli.jsonl import dump_json, explain_json_error, load_json
 from toolrl_cli.records import Json, Rollout, Score, Target, expect, expect_each
 from toolrl_cli.rewards import Reward
 from toolrl_cli.scoring.explain import explain_row
 from toolrl_cli.scoring.tally import Tally
 
-TEXT_FORMAT = find_format("toolrl")
 LAST_FIELD = re.compile(rb'(.*),\s*"score"\s*:\s*\Z', re.DOTALL)
 MAX_STEP = 10**12
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be made of the rows besides counts; `step` is that of rows without one."""
+    """What is to be made of the rows besides counts.
+
+    `step` and `text_format` are those of rows that name none; a row may name no other format than a wanted one.
+    """
 
     step: int = 0
+    text_format: str | None = None
     lines: bool = False
     explanations: bool = False
     group_by: str | None = None
@@ -95,7 +98,7 @@ def read_rows(chunk: bytes, wanted: Wanted, refuse: Callable[[int, str], object]
             if wanted.totals_by_id:
                 expect_field(fields, "id", "pair with the baseline")
             kept = without_score(line, fields) if wanted.lines else line
-            yield Row(number, kept, fields, read_rollout(fields, wanted.step), group)
+            yield Row(number, kept, fields, read_rollout(fields, wanted), group)
         except DataError as error:
             refuse(number, str(error))
         except RecursionError:
@@ -111,7 +114,7 @@ def decode_row(line: bytes) -> Json:
     return expect(value, dict, "row")
 
 
-def read_rollout(row: Json, step: int = 0) -> Rollout:
+def read_rollout(row: Json, wanted: Wanted) -> Rollout:
     """What a reward looks at in a row: the completion, its target (else the text `ground_truth`), and the rest.
 
     Raises:
@@ -122,17 +125,34 @@ def read_rollout(row: Json, step: int = 0) -> Rollout:
     text = expect(row["completion"], str, "completion")
     truncated = expect(row.get("truncated") or False, bool, "truncated")
     tools = tuple(expect_each(row["tools"], dict, "tools")) if row.get("tools") else ()
-    return Rollout(text, read_target(row), truncated, read_step(row, step), tools)
+    text_format = read_format(row, wanted.text_format)
+    return Rollout(text, read_target(row, text_format), truncated, read_step(row, wanted.step), tools, text_format)
 
 
-def read_target(row: Json) -> Target:
+def read_format(row: Json, wanted: str | None) -> str:
+    """The name of a row's text format: what it says, else the wanted one, else toolrl.
+
+    Raises:
+        DataError: it says another one than is wanted, or none that there is.
+    """
+    said = row.get("text_format")
+    if said is None:
+        return wanted or "toolrl"
+    if not isinstance(said, str) or said not in FORMATS:
+        raise DataError(f"text_format is {repr(said)[:40]}; must be one of {', '.join(FORMATS)}")
+    if wanted not in (None, said):
+        raise DataError(f"text_format is {said!r}, and --format says {wanted}; leave that out")
+    return said
+
+
+def read_target(row: Json, text_format: str) -> Target:
     """The gold of a row; raise `DataError` when it has none, or a malformed one."""
     if "target" in row:
         return Target.from_json(row["target"])
     if "ground_truth" not in row:
         raise DataError('no "target" and no "ground_truth" field; each row needs one of them to score against')
     try:
-        return TEXT_FORMAT.parse_target(expect(row["ground_truth"], str, "ground_truth"))
+        return stock_format(text_format).parse_target(expect(row["ground_truth"], str, "ground_truth"))
     except FormatError as error:
         raise DataError(f"ground_truth: {error}") from error
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolrl_cli.console import byte_progress
-from toolrl_cli.errors import ConfigError, DataError, GateFailed, nearest
+from toolrl_cli.errors import ConfigError, DataError, GateFailed, UsageError, nearest
 from toolrl_cli.jsonl import Piece, cut_lines, is_stream, open_atomic, read_piece
 from toolrl_cli.limits import read_limits
 from toolrl_cli.parallel import map_in_order
@@ -35,6 +35,7 @@ class ScoreConfig:
     matching: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     step: int = 0
+    format: str | None = None
     workers: int = 1
     explain: bool = False
     group_by: str | None = None
@@ -51,7 +52,9 @@ class ScoreConfig:
     @property
     def wanted(self) -> Wanted:
         """What is to be made of each row."""
-        return Wanted(self.step, self.output is not None, self.explain, self.group_by, self.baseline is not None)
+        return Wanted(
+            self.step, self.format, self.output is not None, self.explain, self.group_by, self.baseline is not None
+        )
 
 
 def score_file(
@@ -113,7 +116,7 @@ def refuse_output(config: ScoreConfig) -> None:
         return
     for given in (config.data, config.baseline):
         if given and given.exists() and given.samefile(output):
-            raise ConfigError(f"{output}: is an input, and would be lost; choose another name")
+            raise UsageError(f"{output}: is an input, and would be lost; choose another name")
     if not config.overwrite:
         raise ConfigError(f"{output}: exists; add --overwrite to replace it")
 
@@ -156,18 +159,16 @@ def make_scorer(config: ScoreConfig) -> Callable[[Piece], ScoredChunk]:
 
 
 def read_gates(texts: Iterable[str]) -> dict[str, float]:
-    """`2.5` or `part=2.5` as the lowest mean of the total or a part; raise `ConfigError` for anything else."""
+    """`2.5` or `part=2.5` as the lowest mean of the total or a part; raise `UsageError` for anything else."""
     return read_limits("--fail-under", texts, default="total", kind="part")
 
 
 def check_gates(gates: Mapping[str, float], reward: Reward) -> None:
-    """Raise `ConfigError` for a gate on something that the summary does not have."""
+    """Raise `UsageError` for a gate on something that the summary does not have."""
     known = ("total", *reward.weights, "exact_rate")
     for name in gates:
         if name not in known:
-            raise ConfigError(
-                f"--fail-under {name}: no such part; choose from {', '.join(known)}{nearest(name, known)}"
-            )
+            raise UsageError(f"--fail-under {name}: no such part; choose from {', '.join(known)}{nearest(name, known)}")
 
 
 def check(summary: Json, config: ScoreConfig) -> None:

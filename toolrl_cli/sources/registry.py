@@ -7,7 +7,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from toolrl_cli import sources
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import DataError, UsageError
 from toolrl_cli.records import Json
 from toolrl_cli.sources.base import Source, shorten
 
@@ -25,9 +25,9 @@ CATALOGUES = {source.catalogue for source in SOURCES.values() if source.catalogu
 
 
 def find_source(name: str) -> Source:
-    """The source of that name; raise `ConfigError` for an unknown one."""
+    """The source of that name; raise `UsageError` for an unknown one."""
     if name not in SOURCES:
-        raise ConfigError(f"unknown source {name!r}; choose from {', '.join(SOURCES)}")
+        raise UsageError(f"unknown source {name!r}; choose from {', '.join(SOURCES)}")
     return SOURCES[name]
 
 

@@ -1,24 +1,29 @@
-"""What happens around a training step: curves to disk, a progress bar, and a clean stop on Ctrl-C."""
+"""What happens around a training step: curves to disk, memory given back, a clean stop on Ctrl-C, and the sentinels."""
 
 from __future__ import annotations
 
+import math
 import signal
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import torch
+from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
-from toolrl_cli.console import log, progress_bar
-from toolrl_cli.jsonl import RecordLog, drop_partial_line, read_records, write_records
-from toolrl_cli.records import Json, expect
+from toolrl_cli.console import log
+from toolrl_cli.errors import DataError, TrainingStopped
+from toolrl_cli.jsonl import RecordLog, drop_partial_line, load_json
+from toolrl_cli.records import Json
+from toolrl_cli.training.launch import gather_rows
 from toolrl_cli.training.memory import trim_heap
+from toolrl_cli.training.sentinels import Limits, Watch
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
-
-SHOWN = ("reward", "loss", "mean_token_accuracy")
 
 
 class MetricsLog(TrainerCallback):
@@ -36,32 +41,6 @@ class MetricsLog(TrainerCallback):
                 metrics.append({"step": state.global_step, **logs})
 
 
-class Progress(TrainerCallback):
-    """A bar over the optimizer steps with the latest reward and loss; `closing` takes it away."""
-
-    def __init__(self, description: str, closing: ExitStack) -> None:
-        self._description = description
-        self._closing = closing
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Open the bar where the run stands."""
-        self._bar = self._closing.enter_context(progress_bar())
-        self._task = self._bar.add_task(
-            self._description, total=state.max_steps, completed=state.global_step, note="first step"
-        )
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Json, **kwargs: Any
-    ) -> None:
-        """Move the bar; without a terminal, print a line instead."""
-        note = "  ".join(f"{name} {logs[name]:.3f}" for name in SHOWN if isinstance(logs.get(name), float))
-        self._bar.update(self._task, completed=state.global_step, note=note)
-        if self._bar.disable and note:
-            log(f"{self._description}: step {state.global_step}/{state.max_steps}  {note}")
-
-
 class TrimHeap(TrainerCallback):
     """Keeps a training on a CPU from growing by what the C library does not give back."""
 
@@ -71,38 +50,145 @@ class TrimHeap(TrainerCallback):
             trim_heap()
 
 
-class StopOnInterrupt(TrainerCallback):
-    """Turns the first Ctrl-C into a checkpoint at the end of the step; a second one stops at once.
+class StopOnSignal(TrainerCallback):
+    """Turns the first Ctrl-C, or SIGTERM, into a checkpoint at the end of the step; a second one stops at once.
 
-    `closing` gives the signal back.
+    `closing` gives the signals back.
     """
 
     def __init__(self, closing: ExitStack) -> None:
-        self.interrupted = False
+        self.received = 0
         self._closing = closing
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take over the interrupt signal."""
-        self._closing.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._interrupt))
+        """Take over the signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._closing.callback(signal.signal, number, signal.signal(number, self._receive))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop when Ctrl-C was pressed during the step."""
-        if self.interrupted:
+        """Save and stop when a signal came during the step, to this process or to another of the run."""
+        self.received = max(gather_rows([self.received]))
+        if self.received:
             control.should_save = True
             control.should_training_stop = True
 
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        log("finishing this step and saving it; press Ctrl-C again to stop at once")
-        self.interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        what = "press Ctrl-C again" if number == signal.SIGINT else "SIGTERM again"
+        log(f"finishing this step and saving it; {what} to stop at once")
+        self.received = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+class Sentinels(TrainerCallback):
+    """Stops a training that has gone wrong; `alarm` then says how.
+
+    What the sentinels have seen is read again from the trainer's history, so that a resumed run
+    stops at the step at which the unbroken one would have.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.alarm: str | None = None
+        self._nan = limits.nan
+        self._watch = Watch(limits)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take in the steps before a resume."""
+        for record in state.log_history:
+            self._watch.feed(int(record["step"]), record)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **kwargs: Any
+    ) -> None:
+        """Leave out an update that would ruin the weights; float16 has a loss scaler for that."""
+        if not self._nan or args.fp16 or is_sharded(args):
+            return
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        if bad := count_bad(gradients):
+            model.zero_grad()
+            step = state.global_step + 1
+            self.alarm = (
+                f"nan: {bad} of {sum(map(torch.numel, gradients))} gradients of step {step} are NaN or infinite; "
+                f"lower the learning rate; step {step} is saved without an update, and --resume goes on after it"
+            )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save and stop when the update was left out; raise `TrainingStopped` when it has ruined the weights."""
+        self._stop(control)
+        if not self._nan or is_sharded(args):
+            return
+        weights = [parameter.detach() for parameter in kwargs["model"].parameters() if parameter.requires_grad]
+        if bad := count_bad(weights):
+            many = f"{bad} of {sum(map(torch.numel, weights))} weights are NaN or infinite"
+            raise ruined(f"{many} after step {state.global_step}, which is not saved", args.output_dir)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Json, **kwargs: Any
+    ) -> None:
+        """Save and stop when something is beyond its limit; raise `TrainingStopped` when the update was not finite."""
+        if "train_runtime" in logs:
+            return
+        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name) or 0.0)]
+        if bad and self._nan and not self.alarm and not args.fp16:
+            what = f"{bad[0]} is {logs[bad[0]]} in step {state.global_step}, which is not saved"
+            raise ruined(what, args.output_dir)
+        self.alarm = self.alarm or self._watch.feed(state.global_step, logs)
+        self._stop(control)
+
+    def _stop(self, control: TrainerControl) -> None:
+        if self.alarm:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+def ruined(what: str, checkpoints: str) -> TrainingStopped:
+    """The error that ends a run whose weights are lost."""
+    return TrainingStopped(
+        f"{Path(checkpoints).parent}: stopped by the sentinel nan: {what}; start a new run with a lower learning rate, "
+        f"from the same model or with --model {checkpoints}/checkpoint-N"
+    )
+
+
+def is_sharded(args: TrainingArguments) -> bool:
+    """Whether a process holds only a part of the weights, so that the processes could judge differently."""
+    return args.distributed_state.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def count_bad(tensors: list[torch.Tensor]) -> int:
+    """How many values are NaN or infinite."""
+    return int(torch.stack([(~tensor.isfinite()).sum() for tensor in tensors]).sum()) if tensors else 0
+
+
+@contextmanager
+def sampling_failure_named(args: TrainingArguments) -> Iterator[None]:
+    """Turn the failure to draw from NaN or infinite probabilities into `TrainingStopped`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "probability tensor contains" in str(error):
+            raise ruined("the model gives no probabilities to sample from", args.output_dir) from error
+        raise
 
 
 def rewind_log(path: Path, step: int) -> None:
-    """Drop the records after `step` from a log whose records carry one, so that a resumed run repeats none."""
+    """Cut off the records after `step` from a log whose records carry one, in order; a resumed run writes them anew.
+
+    Raises:
+        DataError: a line is no such record.
+    """
     drop_partial_line(path)
-    if path.exists():
-        records = read_records(path, lambda record: expect(record, dict, "log record"))
-        kept = [record for record in records if record["step"] <= step]
-        write_records(path, kept)
+    if not path.exists():
+        return
+    kept = 0
+    with path.open("rb+") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                if load_json(line)["step"] > step:
+                    break
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(f"{path}:{number}: not a record of this run; remove the line") from error
+            kept += len(line)
+        stream.truncate(kept)

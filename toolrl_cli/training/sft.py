@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from toolrl_cli.console import log
 from toolrl_cli.errors import DataError
-from toolrl_cli.training.arguments import build_arguments
+from toolrl_cli.training.arguments import adopt_overrides, build_arguments
 from toolrl_cli.training.config import SftConfig
 from toolrl_cli.training.data import read_examples, sft_dataset
-from toolrl_cli.training.models import quiet_libraries
+from toolrl_cli.training.models import load_tokenizer, quiet_libraries, resolve_model
+from toolrl_cli.training.plan import plan_sft
 from toolrl_cli.training.run import Materials, RunSummary, run_training
 from toolrl_cli.training.text_format import choose_format
 
@@ -28,8 +30,11 @@ def train_sft(config: SftConfig) -> RunSummary:
     """
     from trl import SFTConfig, SFTTrainer
 
+    from toolrl_cli.training.checkpoints import resumable
+
     quiet_libraries()
     text_format = choose_format(config.model, config.format, config.template)
+    config = adopt_overrides(SFTConfig, config)
     examples = read_examples(config.data, text_format, config.limit)
     own = {"lr_scheduler_type": "cosine", "max_length": config.max_length, "completion_only_loss": True}
     arguments = build_arguments(SFTConfig, config, own)
@@ -37,7 +42,7 @@ def train_sft(config: SftConfig) -> RunSummary:
     def build_trainer(materials: Materials) -> Trainer:
         dataset = sft_dataset(examples, text_format, materials.tokenizer)
         report_lengths(dataset, config)
-        return SFTTrainer(
+        return resumable(SFTTrainer)(
             materials.model,
             arguments,
             train_dataset=dataset,
@@ -45,7 +50,13 @@ def train_sft(config: SftConfig) -> RunSummary:
             peft_config=materials.peft_config,
         )
 
-    return run_training("sft", config, text_format, {}, build_trainer)
+    summary = run_training("sft", config, text_format, {}, build_trainer)
+    if not config.dry_run:
+        return summary
+    source = resolve_model(config.model)
+    dataset = sft_dataset(examples, text_format, load_tokenizer(source))
+    report_lengths(dataset, config)
+    return replace(summary, plan=plan_sft(config, arguments, dataset, source))
 
 
 def report_lengths(dataset: Dataset, config: SftConfig) -> None:

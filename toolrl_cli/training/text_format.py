@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import UsageError
 from toolrl_cli.formats import NATIVE, find_format, native_format
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.manifest import FILE_NAME, read_manifest
@@ -22,7 +22,7 @@ def choose_format(model: str | None, name: str | None = None, template: Path | N
     """
     if name == NATIVE and template is None:
         if model is None:
-            raise ConfigError("--format native is that of a model's chat template; give --model, or hermes or llama3")
+            raise UsageError("--format native is that of a model's chat template; give --model, or hermes or llama3")
         return native_format(read_chat_template(model))
     folder = Path(model or "")
     if name is None and model is not None and (folder / FILE_NAME).is_file():

@@ -16,7 +16,7 @@ from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.benches.bfcl.tools import to_tool
 from toolrl_cli.benches.bfcl.weights import weigh_categories
 from toolrl_cli.benches.failures import nearest_failure
-from toolrl_cli.benches.stats import bootstrap_weighted, wilson
+from toolrl_cli.benches.stats import Unit, bootstrap_weighted, wilson
 from toolrl_cli.downloads import Wheel, check_hash, unpack_wheel
 from toolrl_cli.errors import SetupError
 from toolrl_cli.jsonl import dump_json
@@ -27,12 +27,22 @@ MPMATH = Wheel("mpmath", "1.3.0", "a0b2b9fe80bbcd81a6647ff13108738cfb482d481d826
 
 
 class BfclBench:
-    """Asks the official code for entries and verdicts; relevance is judged here, by the official rule."""
+    """Asks the official code for entries and verdicts; relevance is judged here, by the official rule.
 
-    def __init__(self, checker: Checker, categories: Sequence[str] = (), edition: Edition = V4) -> None:
+    Args:
+        checker: the official code's process.
+        categories: those to ask about, all when there are none.
+        edition: the version of the leaderboard.
+        openai: whether functions are described as the official handler does for OpenAI's models.
+    """
+
+    def __init__(
+        self, checker: Checker, categories: Sequence[str] = (), edition: Edition = V4, *, openai: bool = False
+    ) -> None:
         self.name = edition.name
         self._checker = checker
         self._edition = edition
+        self._openai = openai
         self._categories = edition.choose_categories(categories)
         self._tools: dict[str, Json] = {}
         self._failures: dict[str, str] = {}
@@ -46,7 +56,7 @@ class BfclBench:
         return [entry for category in self._categories for entry in self._load(category)]
 
     def _load(self, category: str) -> list[Entry]:
-        rows = number_repeats(self._request("load", category=category)["entries"])
+        rows = number_repeats(self._request("load", category=category, openai=self._openai)["entries"])
         if category in self._edition.multi_turn:
             return [multi_turn.to_entry(category, raw, self._rules, self._share_tool) for raw in rows]
         return [to_entry(category, raw) for raw in rows]
@@ -55,10 +65,10 @@ class BfclBench:
     def _rules(self) -> Json:
         return self._request("rules")
 
-    def _request(self, job: str, **arguments: str) -> Json:
+    def _request(self, job: str, **arguments: object) -> Json:
         reply = self._checker.ask(job, **arguments)
         if "failure" in reply:
-            what = " ".join([job, *arguments.values()])
+            what = f"{job} {arguments.get('category', '')}".strip()
             raise SetupError(f"BFCL cannot {what}: {reply['failure']}; run again, or on another Python")
         return reply
 
@@ -115,6 +125,10 @@ class BfclBench:
         reply = self._checker.ask("judge", category=entry.category, id=entry.id, turns=turns)
         return read_verdict(reply, multi_turn.explain_wrong(answers))
 
+    def foresee(self, categories: Sequence[str]) -> dict[str, Unit]:
+        """The accuracy, and every number of the aggregation in which one of the categories counts."""
+        return dict.fromkeys(["accuracy", *weigh_categories(self._edition.aggregate, categories)], "share")
+
     def summarize(self, results: Sequence[Result], *, seed: int) -> Findings:
         """The share of correct entries, and the leaderboard's own aggregation."""
         total, correct = Counter(r.category for r in results), Counter(r.category for r in results if r.correct)
@@ -130,7 +144,9 @@ class BfclBench:
 
 
 @contextmanager
-def open_bfcl(wheel: Path | None = None, categories: Sequence[str] = (), edition: Edition = V4) -> Iterator[BfclBench]:
+def open_bfcl(
+    wheel: Path | None = None, categories: Sequence[str] = (), edition: Edition = V4, *, openai: bool = False
+) -> Iterator[BfclBench]:
     """The bench with its checker's process, from a local wheel or the one in the cache or on PyPI.
 
     Raises:
@@ -140,7 +156,7 @@ def open_bfcl(wheel: Path | None = None, categories: Sequence[str] = (), edition
     if not edition.multi_turn.keys().isdisjoint(edition.choose_categories(categories)):
         packages.append(find_mpmath(wheel))
     with Checker(*packages) as checker:
-        yield BfclBench(checker, categories, edition)
+        yield BfclBench(checker, categories, edition, openai=openai)
 
 
 def find_package(wheel: Path | None, pinned: Wheel = V4.wheel) -> Path:
@@ -200,7 +216,7 @@ def to_entry(category: str, raw: Json) -> Entry:
 
 
 def judge_relevance(answer: Answer, *, call_wanted: bool) -> Verdict:
-    """Correct is at least one readable call where one is wanted, none where none is."""
+    """Correct is at least one readable call where one is wanted, none where none is; error types are the official."""
     called = bool(answer.calls)
     if called:
         outcome = Outcome.EXACT if call_wanted else Outcome.SPURIOUS_CALL
@@ -210,7 +226,12 @@ def judge_relevance(answer: Answer, *, call_wanted: bool) -> Verdict:
         outcome = Outcome.TRUNCATED
     else:
         outcome = Outcome.NO_CALL if call_wanted else Outcome.ABSTAINED
-    return Verdict(called == call_wanted, outcome, "parse" if answer.error else None, answer.error)
+    if called == call_wanted or answer.error:
+        return Verdict(called == call_wanted, outcome, "parse" if answer.error else None, answer.error)
+    if called:
+        error = f"{answer.calls[0].name[:80]} is called, where no call is wanted"
+        return Verdict(False, outcome, "irrelevance_error:decoder_success", error)
+    return Verdict(False, outcome, "relevance_error:decoder_failed", "no call, where one is wanted")
 
 
 def explain_wrong(answer: Answer) -> Outcome:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from toolrl_cli.benches.bfcl.aggregation import Accuracies, Scores, mean, weigh
 from toolrl_cli.downloads import Wheel
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import UsageError, nearest
 from toolrl_cli.records import Json
 
 LIVE_AST = {"live_simple": 258, "live_multiple": 1053, "live_parallel": 16, "live_parallel_multiple": 24}
@@ -52,11 +52,12 @@ class Edition:
         """The categories to run in the leaderboard's order, all that are supported for none.
 
         Raises:
-            ConfigError: a name is no category, or one that is not supported.
+            UsageError: a name is no category, or one that is not supported.
         """
         for name in names:
             if name not in self.counts:
-                raise ConfigError(f"category {name!r} is not supported; choose from {', '.join(self.counts)}")
+                known = f"{', '.join(self.counts)}{nearest(name, self.counts)}"
+                raise UsageError(f"category {name!r} is not supported; choose from {known}")
         return tuple(name for name in self.counts if name in names or not names)
 
     def aggregate(self, accuracy: Mapping[str, float]) -> Json:

@@ -34,7 +34,7 @@ def to_entry(category: str, raw: Json, rules: Json, to_tool: Callable[[Json], Js
     new_tools = {"role": "user", "content": rules["new_tools"]}
     turns = tuple((new_tools,) if i in added else tuple(turn) for i, turn in enumerate(raw["question"]))
     course = Course(turns, added, rules["step_limit"])
-    return Entry(raw["id"], category, tuple(map(to_tool, raw["function"])), turns[0], course)
+    return Entry(raw["id"], category, tuple(map(to_tool, raw["function"])), turns[0], course, turns=len(turns))
 
 
 def divide(answers: Sequence[Answer]) -> Turns:

@@ -57,6 +57,16 @@ def load_entries(category: str, *, hints: bool) -> list[Json]:
     return entries
 
 
+def for_openai(functions: list[Json]) -> list[Json]:
+    """Functions as the official handler describes them to OpenAI's models, but under their own names."""
+    from bfcl_eval.constants.type_mappings import GORILLA_TO_OPENAPI
+    from bfcl_eval.model_handler.utils import ModelStyle, convert_to_tool
+
+    style = getattr(ModelStyle, "OPENAI_COMPLETIONS", None) or ModelStyle.OpenAI
+    tools = convert_to_tool(functions, GORILLA_TO_OPENAPI, style)
+    return [{**tool["function"], "name": own["name"]} for tool, own in zip(tools, functions, strict=True)]
+
+
 def load_scenarios(category: str) -> list[Json]:
     """The entries of a category as their file holds them."""
     from bfcl_eval.constants.eval_config import PROMPT_PATH

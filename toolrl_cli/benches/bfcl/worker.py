@@ -35,10 +35,17 @@ def serve(memory_limit: str, *packages: str) -> None:
         replies.flush()
 
 
-def load(category: str) -> Json:
-    """The entries of a category as a model should see them: tools with the hints for their language."""
+def load(category: str, openai: bool) -> Json:
+    """The entries of a category as a model should see them: functions with the hints for their language.
+
+    With `openai` they are described as for OpenAI's models.
+    """
     kept = ("id", "question", "function", "missed_function")
     entries = official.load_entries(category, hints=True)
+    for entry in entries if openai else ():
+        entry["function"] = official.for_openai(entry["function"])
+        held_out = entry.get("missed_function", {})
+        held_out.update({turn: official.for_openai(functions) for turn, functions in held_out.items()})
     return {"entries": [{name: entry[name] for name in kept if name in entry} for entry in entries]}
 
 

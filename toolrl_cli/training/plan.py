@@ -1,0 +1,139 @@
+"""What a run will take, told before it begins: steps, tokens, lengths against the limits, and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from toolrl_cli.console import log
+from toolrl_cli.errors import DataError, first_line
+from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.inference.transformers_engine import tokenize_prompt
+from toolrl_cli.records import Example, Json
+from toolrl_cli.training.config import GrpoConfig, SftConfig
+from toolrl_cli.training.models import ModelSource
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from trl import GRPOConfig, SFTConfig
+    from trl.trainer.base_config import _BaseConfig
+
+PERCENTILES = (50, 90, 99)
+
+
+def grpo_steps(arguments: GRPOConfig, examples: int) -> int:
+    """Optimizer steps of a GRPO run; prompts that do not fill a generation are left out of each pass."""
+    prompts = prompts_at_once(arguments)
+    return total_steps(arguments, examples // prompts * arguments.num_iterations * arguments.steps_per_generation)
+
+
+def prompts_at_once(arguments: GRPOConfig) -> int:
+    """Prompts that completions are sampled for at a time."""
+    return int(arguments.generation_batch_size // arguments.num_generations)
+
+
+def sft_steps(arguments: SFTConfig, examples: int) -> int:
+    """Optimizer steps of an SFT run."""
+    return total_steps(arguments, ceil(examples / (arguments.per_device_train_batch_size * arguments.world_size)))
+
+
+def total_steps(arguments: _BaseConfig, micro_batches: int) -> int:
+    """Optimizer steps of so many micro-batches a pass, as transformers' Trainer counts them."""
+    limit: int = arguments.max_steps
+    passes: float = arguments.num_train_epochs
+    return limit if limit > 0 else ceil(passes * max(1, ceil(micro_batches / arguments.gradient_accumulation_steps)))
+
+
+def prompt_lengths(examples: Sequence[Example], text_format: TextFormat, tokenizer: Any) -> list[int]:
+    """Tokens of each example's prompt, as it is trained on and sampled from."""
+    return [
+        len(tokenize_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages)))
+        for example in examples
+    ]
+
+
+def drop_long_prompts(examples: Sequence[Example], lengths: Sequence[int], limit: int) -> list[Example]:
+    """The examples whose prompt has at most `limit` tokens; the others are counted in a line of the log.
+
+    Raises:
+        DataError: none is left.
+    """
+    kept = [example for example, length in zip(examples, lengths, strict=True) if length <= limit]
+    if not kept:
+        raise DataError(f"--max-prompt-length {limit}: every prompt is longer, the shortest has {min(lengths)} tokens")
+    if len(kept) < len(examples):
+        log(f"grpo: --max-prompt-length {limit} leaves out {len(examples) - len(kept)} of {len(examples)} examples")
+    return kept
+
+
+def summarize(lengths: Sequence[int]) -> Json:
+    """Mean, nearest-rank percentiles and the largest of some lengths."""
+    ordered = sorted(lengths)
+    ranks = {f"p{percent}": ordered[ceil(percent * len(ordered) / 100) - 1] for percent in PERCENTILES}
+    return {"mean": round(sum(ordered) / len(ordered), 1), **ranks, "max": ordered[-1]}
+
+
+def plan_sft(config: SftConfig, arguments: SFTConfig, dataset: Dataset, source: ModelSource) -> Json:
+    """Steps, tokens and memory of an SFT run over a data set of `training.data.sft_dataset`."""
+    from toolrl_cli.training.footprint import Batch
+
+    totals = [len(ids) for ids in dataset["input_ids"]]
+    prompts = [mask.count(0) for mask in dataset["completion_mask"]]
+    targets = [total - prompt for total, prompt in zip(totals, prompts, strict=True)]
+    longest = min(max(totals), config.max_length)
+    completion = min(max(targets), longest)
+    rows = arguments.per_device_train_batch_size
+    learnt = sum(prompt < config.max_length for prompt in prompts)
+    return {
+        "steps": sft_steps(arguments, learnt),
+        "examples": learnt,
+        "tokens_per_epoch": sum(min(total, config.max_length) for total in totals),
+        "prompt_tokens": summarize(prompts),
+        "target_tokens": summarize(targets),
+        "over_max_length": sum(total > config.max_length for total in totals),
+        "memory_gib": estimate(source, config, arguments, Batch(rows, longest - completion, completion, rows)),
+    }
+
+
+def plan_grpo(
+    config: GrpoConfig,
+    arguments: GRPOConfig,
+    prompts: Sequence[int],
+    targets: Sequence[int],
+    source: ModelSource,
+) -> Json:
+    """Steps, tokens and memory of a GRPO run.
+
+    Args:
+        config: the options.
+        arguments: TRL's, made of them.
+        prompts: tokens of each prompt that is trained on.
+        targets: tokens of each gold completion.
+        source: the model.
+    """
+    from toolrl_cli.training.footprint import Batch
+
+    rows, limit = arguments.per_device_train_batch_size, config.max_completion_length
+    distinct = rows if config.shared_prefix == "off" else ceil(rows / config.num_generations)
+    batch = Batch(rows, max(prompts), limit, distinct, arguments.generation_batch_size)
+    return {
+        "steps": grpo_steps(arguments, len(prompts)),
+        "examples": len(prompts),
+        "prompt_tokens_per_epoch": sum(prompts),
+        "sampled_tokens_per_epoch_at_most": len(prompts) * config.num_generations * limit,
+        "prompt_tokens": summarize(prompts),
+        "gold_tokens": summarize(targets),
+        "gold_over_max_completion_length": sum(target > limit for target in targets),
+        "memory_gib": estimate(source, config, arguments, batch),
+    }
+
+
+def estimate(source: ModelSource, config: SftConfig | GrpoConfig, arguments: _BaseConfig, batch: Any) -> Json | str:
+    """The parts of the memory in GiB, or why they cannot be counted: the plan stands without them."""
+    from toolrl_cli.training.footprint import estimate_footprint
+
+    try:
+        return estimate_footprint(source, config, arguments, batch).to_json()
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
+        return f"not known for this architecture ({first_line(error)})"
