@@ -124,9 +124,9 @@ def test_a_shared_beginning_is_computed_once_and_changes_no_token(
     model, prefilled = build_random(kind, loaded[1], **options), []
     compute = module.compute_prefixes
 
-    def note(model: Any, beginnings: list[module.Beginning], width: int) -> Any:
-        prefilled.append([len(beginning.ids) for beginning in beginnings])
-        return compute(model, beginnings, width)
+    def note(model: Any, prefixes: list[list[int]], width: int) -> Any:
+        prefilled.append([len(prefix) for prefix in prefixes])
+        return compute(model, prefixes, width)
 
     monkeypatch.setattr(module, "compute_prefixes", note)
     together = {p.id: c for p, c in build_engine((model, loaded[1]), batch_size=4).generate(SHARING)}

@@ -24,7 +24,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from toolrl_cli.errors import ConfigError
-from toolrl_cli.inference.shared_prefix import prefix_obstacle
+from toolrl_cli.inference.shared_prefix import prefix_obstacle, prompts_of_groups
 from toolrl_cli.training.compat import project_in_small_tiles, score_labelled_positions_only
 from toolrl_cli.training.packed import distinct_rows
 from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
@@ -32,6 +32,8 @@ from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
 BOUND = 1e-6
 FLOAT32_BOUND = 1e-5
 """Relative, of log-probabilities, entropies and gradients alike."""
+SMOLLM2_BOUND = 1e-4
+"""The same, through thirty layers."""
 VOCABULARY = 800
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -70,8 +72,6 @@ PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15, 16, 17, 18, 19]]
 OWNERS = [0, 1, 1, 2, 0, 2, 2]
 PACKED = [(1, 6 + 2 + 4 + 12), (1, 6 + 4 + 9)]
 """Prefixes and completions of the first four rows, and of the other three, in one sequence each."""
-PREFILLED = [(1, 6), (1, 2), (1, 4), (7, 1)]
-"""Prompts without their last tokens, then the first step of all rows."""
 COMPLETIONS = [[20, 21, 22, 2], [23, 2], [24, 25, 26], [27, 28, 2], [29], [30, 31, 32, 33], [34, 35, 36, 37]]
 
 
@@ -148,24 +148,24 @@ def build_trainer(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return partial(build, folder=tmp_path / "out")
 
 
-def padded_batch() -> tuple[Tensor, Tensor, int]:
+def padded_batch(prompts: list[list[int]] = PROMPTS) -> tuple[Tensor, Tensor, int]:
     """Token ids and mask of seven completions: prompts padded left, completions right, groups not in order."""
-    width, length = max(map(len, PROMPTS)), max(map(len, COMPLETIONS))
+    width, length = max(map(len, prompts)), max(map(len, COMPLETIONS))
     ids = torch.zeros(len(OWNERS), width + length, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, (owner, completion) in enumerate(zip(OWNERS, COMPLETIONS, strict=True)):
-        start = width - len(PROMPTS[owner])
-        tokens = PROMPTS[owner] + completion
+        start = width - len(prompts[owner])
+        tokens = prompts[owner] + completion
         ids[row, start : start + len(tokens)] = torch.tensor(tokens)
         mask[row, start : start + len(tokens)] = 1
     return ids, mask, length
 
 
-def compute(trainer: Any, kind: type[GRPOTrainer]) -> Values:
+def compute(trainer: Any, kind: type[GRPOTrainer], prompts: list[list[int]] = PROMPTS) -> Values:
     """Log-probabilities, entropies and the gradients of a loss over both, in chunks of four rows."""
     trainer.model.zero_grad()
     logps, entropies, _ = kind._get_per_token_logps_and_entropies(
-        trainer, trainer.model, *padded_batch(), batch_size=4, compute_entropy=True
+        trainer, trainer.model, *padded_batch(prompts), batch_size=4, compute_entropy=True
     )
     weights = torch.linspace(-1, 1, logps.numel(), dtype=logps.dtype).view_as(logps)
     (weights * logps + weights.flip(0) * entropies).sum().backward()
@@ -207,6 +207,22 @@ def assert_equal(ours: Values, stock: Values, bound: float = BOUND) -> None:
 def test_float32_differs_by_rounding_alone(kind: str, build_trainer: Callable[..., Any]) -> None:
     trainer = build_trainer(build_model(kind, SHARING[kind]).float())
     assert_equal(compute(trainer, SharedPrefixGRPOTrainer), compute(trainer, GRPOTrainer), FLOAT32_BOUND)
+
+
+@pytest.mark.slow
+def test_smollm2_gives_the_same(build_trainer: Callable[..., Any]) -> None:
+    from toolrl_cli.training.models import load_model, resolve_model
+
+    model = load_model(resolve_model("smollm2-135m"), full_precision=True)
+    trainer = build_trainer(model, max_completion_length=24)
+    chance = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(100, 40_000, (length,), generator=chance).tolist() for length in (300, 120, 230)]
+    ours, stock = (compute(trainer, kind, prompts) for kind in KINDS)
+    assert_equal(ours, stock, SMOLLM2_BOUND)
+    trainer.generation_config.do_sample = False
+    rows = [prompts[owner] for owner in OWNERS]
+    tokens, same = (kind._generate_single_turn(trainer, rows, None, {}, 2)[0] for kind in KINDS)
+    assert tokens == same
 
 
 def test_eager_attention_gives_the_same(build_trainer: Callable[..., Any]) -> None:
@@ -254,20 +270,35 @@ class counted_rows:  # noqa: N801
         self._handle.remove()
 
 
+@pytest.mark.parametrize("owners", [OWNERS, [2, 2, 0, 0, 0, 0, 1, 1]], ids=["scattered", "grouped"])
 @pytest.mark.parametrize("kind", SHARING)
 def test_greedy_tokens_are_those_of_trl(
-    kind: str, wrap: Callable[[Any], Any], build_trainer: Callable[..., Any]
+    kind: str, owners: list[int], wrap: Callable[[Any], Any], build_trainer: Callable[..., Any]
 ) -> None:
     trainer = build_trainer(wrap(build_model(kind, SHARING[kind])), max_completion_length=12)
     trainer.generation_config.do_sample = False
-    prompts = [PROMPTS[owner] for owner in OWNERS]
+    prompts = [PROMPTS[owner] for owner in owners]
     with counted_rows(trainer) as rows:
         tokens, _ = trainer._generate_single_turn(prompts, None, {}, 2)
     stock, _ = GRPOTrainer._generate_single_turn(trainer, prompts, None, {}, 2)
     assert tokens == stock
-    assert rows[:4] == PREFILLED
-    assert [tokens[row] for row in (0, 1, 3)] == [tokens[row] for row in (4, 2, 5)]
+    assert rows[:4] == [*((1, len(PROMPTS[owner]) - 1) for owner in dict.fromkeys(owners)), (len(owners), 1)]
+    assert [tokens[owners.index(owner)] for owner in owners] == tokens
     assert "generate" not in vars(trainer.model)
+
+
+def test_prompts_that_differ_are_left_to_trl(build_trainer: Callable[..., Any]) -> None:
+    trainer = build_trainer(build_model("Llama", {}))
+    with counted_rows(trainer) as rows:
+        trainer._generate_single_turn(PROMPTS, None, {}, 1)
+    assert rows[:2] == [(3, 7), (3, 1)]
+
+
+def test_rows_are_cut_into_equal_groups_of_equal_prompts() -> None:
+    one, two = [1, 2, 3], [1, 4]
+    assert prompts_of_groups([one] * 4 + [two] * 2) == [[1, 2], [1, 2], [1]]
+    assert prompts_of_groups([one, two, one]) == [[1, 2], [1], [1, 2]]
+    assert prompts_of_groups([one] * 3) == [[1, 2]]
 
 
 @pytest.mark.parametrize("kind", FALLING_BACK)
@@ -378,7 +409,7 @@ def test_gradient_checkpointing_shares_too(
     assert_equal(ours, compute(trainer, GRPOTrainer))
     with counted_rows(trainer) as rows:
         trainer._generate_single_turn([PROMPTS[owner] for owner in OWNERS], None, {}, 2)
-    assert rows[:4] == PREFILLED
+    assert rows[:4] == [(1, 6), (1, 2), (1, 4), (7, 1)]
 
 
 def test_a_static_cache_generates_as_trl_does(build_trainer: Callable[..., Any]) -> None:

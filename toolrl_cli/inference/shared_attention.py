@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -17,8 +17,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
-
-    Rows: TypeAlias = slice | Tensor
 
 ATTENTION = "toolrl_shared_prefix"
 
@@ -36,26 +34,19 @@ class Group:
         return self.prefix + sum(self.segments)
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """A beginning in one layer: the rows of a batch that share it, its keys and values (heads, tokens, dimension)."""
-
-    rows: Rows
-    key: Tensor
-    value: Tensor
-
-
 class SharedLayer(DynamicLayer):
-    """What a layer keeps while rows are decoded: their prefixes once each, and the rows' own keys and values.
+    """What a layer keeps while rows are decoded: their prefixes once a group, and the rows' own keys and values.
 
     Args:
-        prefixes: each row has one.
+        keys: of the prefixes (groups, heads, tokens, dimension), padded behind; a group is so many rows, in order.
+        values: the same shape.
+        real: (groups, tokens), False on padding.
         width: columns that the prefixes take in the padded token ids.
     """
 
-    def __init__(self, prefixes: Sequence[Prefix], width: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, real: Tensor, width: int) -> None:
         super().__init__()
-        self.prefixes = prefixes
+        self.prefix_keys, self.prefix_values, self.real = keys, values, real
         self._width = width
 
     def get_seq_length(self) -> int:
@@ -98,8 +89,7 @@ def shared_attention(
     if groups is not None:
         return attend_packed(query, key, value, groups, scaling)[None], None
     if cache is not None:
-        prefixes = cache.layers[module.layer_idx].prefixes
-        return attend_behind(query, key, value, attention_mask, prefixes, scaling), None
+        return attend_behind(query, key, value, attention_mask, cache.layers[module.layer_idx], scaling), None
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     return output, None
 
@@ -146,25 +136,25 @@ def attend_rows(query: Tensor, key: Tensor, value: Tensor, scaling: float | None
 
 
 def attend_behind(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, prefixes: Sequence[Prefix], scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, layer: SharedLayer, scaling: float | None
 ) -> Tensor:
-    """Attention of rows on their prefixes, read once each, and on their own keys; shapes as in `shared_attention`."""
-    rows, heads, length, size = query.shape
+    """Attention of rows on the prefix of their group and on their own keys; shapes as in `shared_attention`."""
+    length, size = query.shape[2:]
+    groups, _, past, _ = layer.prefix_keys.shape
     mask = causal_mask(length, key.size(2), query.device)[None, None] if mask is None else mask[..., -key.size(2) :]
-    grouped = (query * (size**-0.5 if scaling is None else scaling)).unflatten(1, (key.size(1), -1))
-    own = grouped @ key.unsqueeze(2).transpose(-1, -2)
-    own.masked_fill_(~mask.unsqueeze(1), -torch.inf)
-    output = torch.empty_like(grouped)
-    for prefix in prefixes:
-        # Heads stand before rows, so that all rows meet the prefix in one product a head.
-        asked = grouped[prefix.rows].transpose(0, 1)
-        past = (asked.flatten(1, 3) @ prefix.key.transpose(-1, -2)).view(*asked.shape[:4], -1)
-        scores = torch.cat([past, own[prefix.rows].transpose(0, 1)], dim=-1)
-        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-        on_past, on_own = weights.split([past.size(-1), key.size(2)], dim=-1)
-        mixed = (on_past.flatten(1, 3) @ prefix.value).view(asked.shape).transpose(0, 1)
-        output[prefix.rows] = mixed + on_own.transpose(0, 1) @ value[prefix.rows].unsqueeze(2)
-    return output.view(rows, heads, length, size).transpose(1, 2)
+    asked = (query * (size**-0.5 if scaling is None else scaling)).unflatten(1, (key.size(1), -1))
+    own = (asked @ key.unsqueeze(2).transpose(-1, -2)).masked_fill(~mask.unsqueeze(1), -torch.inf)
+    # (groups, key heads, rows of the group, query heads, tokens, ...): all of a group meet its prefix in one product.
+    asked, own = (x.unflatten(0, (groups, -1)).transpose(1, 2) for x in (asked, own))
+    prefix = (asked.flatten(2, 4) @ layer.prefix_keys.transpose(-1, -2)).masked_fill_(
+        ~layer.real[:, None, None], -torch.inf
+    )
+    scores = torch.cat([prefix.view(*asked.shape[:-1], past), own], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+    on_prefix, on_own = weights.split([past, key.size(2)], dim=-1)
+    mixed = (on_prefix.flatten(2, 4) @ layer.prefix_values).view(asked.shape)
+    mixed, on_own = (x.transpose(1, 2).flatten(0, 1) for x in (mixed, on_own))
+    return (mixed + on_own @ value.unsqueeze(2)).flatten(1, 2).transpose(1, 2)
 
 
 def causal_mask(length: int, total: int, device: torch.device) -> Tensor:

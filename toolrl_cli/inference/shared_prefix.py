@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import wraps
 from inspect import signature
+from itertools import groupby
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from toolrl_cli.inference.shared_attention import ATTENTION, Prefix, SharedLayer, use_shared_attention
+from toolrl_cli.inference.shared_attention import ATTENTION, SharedLayer, use_shared_attention
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
-
-    from toolrl_cli.inference.shared_attention import Rows
 
 ATTENTIONS = ("eager", "sdpa", ATTENTION)
 LENGTH_DEPENDENT = {"dynamic", "longrope"}
@@ -65,23 +65,11 @@ def causal_model(model: Any) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """Token ids, without padding, that some rows of a batch begin with."""
-
-    ids: Sequence[int]
-    rows: Rows
-
-
-def rows_of_prompts(prompts: Sequence[Sequence[int]]) -> list[Beginning]:
-    """Each distinct prompt without its last token, with its rows; a slice where they stand together: no copies."""
-    owners: dict[tuple[int, ...], list[int]] = {}
-    for row, ids in enumerate(prompts):
-        owners.setdefault(tuple(ids), []).append(row)
-    spans = [(ids[:-1], rows, slice(rows[0], rows[-1] + 1)) for ids, rows in owners.items()]
-    return [
-        Beginning(ids, span if span.stop - span.start == len(rows) else torch.tensor(rows)) for ids, rows, span in spans
-    ]
+def prompts_of_groups(prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """Prompts without their last tokens, one a group: rows are cut in order into equal groups of equal prompts."""
+    runs = [(ids, len(list(rows))) for ids, rows in groupby(prompts)]
+    size = gcd(*(count for _, count in runs))
+    return [ids[:-1] for ids, count in runs for _ in range(count // size)]
 
 
 def common_length(rows: Sequence[list[int]]) -> int:
@@ -92,13 +80,13 @@ def common_length(rows: Sequence[list[int]]) -> int:
 
 
 def generate_behind(
-    model: Any, beginnings: Sequence[Beginning], width: int, input_ids: Tensor, attention_mask: Tensor, **options: Any
+    model: Any, prefixes: Sequence[Sequence[int]], width: int, input_ids: Tensor, attention_mask: Tensor, **options: Any
 ) -> Tensor:
     """`model.generate` for rows that share beginnings, each of which is computed once and read once a token.
 
     Args:
         model: the causal language model, wrapped by LoRA or not.
-        beginnings: each row has one.
+        prefixes: token ids, without padding, that the rows begin with: one a group, and groups of equal size in order.
         width: columns that they take in `input_ids`, padding included.
         input_ids: (rows, columns).
         attention_mask: the same shape, 0 on padding.
@@ -109,7 +97,7 @@ def generate_behind(
     inner = causal_model(model)
     use_shared_attention(inner)
     with torch.no_grad():
-        cache = compute_prefixes(inner, beginnings, width)
+        cache = compute_prefixes(inner, prefixes, width)
     prepare = inner.prepare_inputs_for_generation
 
     @wraps(prepare)
@@ -126,12 +114,26 @@ def generate_behind(
     return output
 
 
-def compute_prefixes(model: Any, beginnings: Sequence[Beginning], width: int) -> Cache:
-    """A cache of beginnings, each from a forward of its own, so that no padding is computed."""
-    computed = []
-    for beginning in beginnings:
-        cache = DynamicCache(config=model.config)
-        ids = torch.tensor([beginning.ids], device=model.device)
-        model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-        computed.append([Prefix(beginning.rows, layer.keys[0], layer.values[0]) for layer in cache.layers])
-    return Cache(layers=[SharedLayer(prefixes, width) for prefixes in zip(*computed, strict=True)])
+def compute_prefixes(model: Any, prefixes: Sequence[Sequence[int]], width: int) -> Cache:
+    """A cache of prefixes; each distinct one has a forward of its own, so that no padding is computed."""
+    caches = {}
+    for prefix in map(tuple, prefixes):
+        if prefix not in caches:
+            caches[prefix] = cache = DynamicCache(config=model.config)
+            model.base_model(
+                input_ids=torch.tensor([prefix], device=model.device), past_key_values=cache, use_cache=True
+            )
+    groups = [caches[tuple(prefix)].layers for prefix in prefixes]
+    longest = max(map(len, prefixes))
+    real = torch.tensor([[column < len(prefix) for column in range(longest)] for prefix in prefixes])
+    real = real.to(model.device)
+
+    def gather(states: Iterable[Tensor]) -> Tensor:
+        return torch.cat([pad(state, (0, 0, 0, longest - state.size(2))) for state in states])
+
+    return Cache(
+        layers=[
+            SharedLayer(gather(one.keys for one in layer), gather(one.values for one in layer), real, width)
+            for layer in zip(*groups, strict=True)
+        ]
+    )

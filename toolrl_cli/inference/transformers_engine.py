@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import Any
 
 from jinja2 import TemplateError
 
 from toolrl_cli.errors import DataError, first_line
 from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.records import Completion, Json
-
-if TYPE_CHECKING:
-    from toolrl_cli.inference.shared_prefix import Beginning
 
 SHORTEST_SHARED = 32
 """Tokens of a common beginning from which on one forward for it alone is worth its overhead."""
@@ -48,7 +46,7 @@ class TransformersEngine:
 
         from toolrl_cli.inference.shared_prefix import generate_behind
 
-        beginnings, shared = self._beginnings(rows)
+        prefixes, shared = self._prefixes(rows)
         inputs = self._lay_out(rows, shared)
         columns = inputs["input_ids"].shape[1]
         options = {
@@ -61,26 +59,24 @@ class TransformersEngine:
             "pad_token_id": self._tokenizer.pad_token_id,
         }
         with torch.inference_mode():
-            if beginnings:
+            if prefixes:
                 width = shared or columns - 1
-                output = generate_behind(self._model, beginnings, width, **inputs, **options)
+                output = generate_behind(self._model, prefixes, width, **inputs, **options)
             else:
                 output = self._model.generate(**inputs, **options)
         return [self._decode(row.tolist()) for row in output[:, columns:]]
 
-    def _beginnings(self, rows: Sequence[list[int]]) -> tuple[list[Beginning], int]:
-        """What is computed once for several rows: one beginning of all of them, with its length, or each prompt."""
-        from toolrl_cli.inference.shared_prefix import Beginning, common_length, prefix_obstacle, rows_of_prompts
+    def _prefixes(self, rows: Sequence[list[int]]) -> tuple[list[Sequence[int]], int]:
+        """What is computed once for several rows: a beginning of all of them, with its length, or their prompts."""
+        from toolrl_cli.inference.shared_prefix import common_length, prefix_obstacle, prompts_of_groups
 
         longest = max(map(len, rows)) + self._sampling.max_new_tokens
         shared = common_length(rows)
         if len(rows) == 1 or shared < SHORTEST_SHARED or prefix_obstacle(self._model, longest):
             return [], 0
-        prompts = rows_of_prompts(rows)
-        behind = sum(len(row) - shared for row in rows)
-        if sum(len(prompt.ids) for prompt in prompts) < shared + behind:
-            return prompts, 0
-        return [Beginning(rows[0][:shared], slice(None))], shared
+        apart = sum(len(ids) for ids, _ in groupby(rows))
+        together = shared + sum(len(row) - shared for row in rows)
+        return (prompts_of_groups(rows), 0) if apart < together else ([rows[0][:shared]], shared)
 
     def _lay_out(self, rows: Sequence[list[int]], shared: int) -> Json:
         """Token ids and mask: a beginning that all rows share stands before the padding."""

@@ -16,7 +16,7 @@ from trl import GRPOTrainer
 
 from toolrl_cli.console import log
 from toolrl_cli.errors import ConfigError, first_line
-from toolrl_cli.inference.shared_prefix import causal_model, generate_behind, prefix_obstacle, rows_of_prompts
+from toolrl_cli.inference.shared_prefix import causal_model, generate_behind, prefix_obstacle, prompts_of_groups
 from toolrl_cli.training.config import SharedPrefix
 from toolrl_cli.training.packed import completion_logps, distinct_rows
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 UNSHARDED = ("NO", "MULTI_CPU", "MULTI_GPU")
 """Kinds of distribution in which each process holds the whole model."""
-BOUNDS = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+BOUNDS = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 """Mean difference of a token's log-probability that rounding explains; TRL's head computes in float32 at most."""
 
 
@@ -109,11 +109,11 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if not self._generates_shared(prompt_ids):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
-        beginnings = rows_of_prompts(prompt_ids)
+        prefixes = prompts_of_groups(prompt_ids)
 
         def generate(input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
             width = input_ids.size(1) - 1
-            return generate_behind(model, beginnings, width, input_ids, attention_mask, **options)
+            return generate_behind(model, prefixes, width, input_ids, attention_mask, **options)
 
         model.generate = generate
         try:
@@ -122,12 +122,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             del model.generate
 
     def _generates_shared(self, prompt_ids: list[list[int]]) -> bool:
-        """Whether transformers generates, row by row, and each prompt has a beginning before its last token."""
-        other_engine = self.use_vllm or self.use_transformers_continuous_batching
-        options = self.generation_config if not other_engine else None
+        """Whether transformers generates without beams, and some prompts are equal and have more than one token."""
+        options = None if self.use_vllm else self.generation_config
         plain = options and not options.cache_implementation and options.num_beams in (None, 1)
-        longest = max(map(len, prompt_ids)) + self.max_completion_length
-        return bool(plain and min(map(len, prompt_ids)) > 1 and self._shares_prefix(longest))
+        lengths = [len(ids) for ids in prompt_ids]
+        equal = len(set(map(tuple, prompt_ids))) < len(prompt_ids)
+        longest = max(lengths) + self.max_completion_length
+        return bool(plain and equal and min(lengths) > 1 and self._shares_prefix(longest))
 
     def _shares_prefix(self, length: int = 0) -> bool:
         """Whether rows of up to `length` tokens share their prefixes; what forbids it is logged once, or raised."""
@@ -178,6 +179,7 @@ def trainer_obstacle(trainer: GRPOTrainer) -> str | None:
     obstacles = {
         "the model is multimodal": trainer._is_vlm,
         f"{distributed} splits the model over the processes": distributed not in UNSHARDED,
+        "continuous batching has an attention of its own": trainer.use_transformers_continuous_batching,
         "torch.compile would compile anew for each length": trainer.args.torch_compile,
         "the router's loss counts each prompt once a completion": trainer.aux_loss_enabled,
         "a prompt-learning adapter adds tokens": getattr(model, "active_peft_config", None) is not None
