@@ -133,9 +133,28 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 @contextmanager
 def timed(spent: dict[str, float], part: str) -> Iterator[None]:
     """Add the seconds of a block to a part."""
+    synchronize()
     start = time.perf_counter()
     yield
+    synchronize()
     spent[part] += time.perf_counter() - start
+
+
+def synchronize() -> None:
+    """Wait for the accelerator, if there is one."""
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def peak_memory() -> int:
+    """Bytes: of the process on a CPU, of tensors on an accelerator."""
+    import torch
+
+    if torch.accelerator.is_available():
+        return int(torch.accelerator.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def build_trainer(options: argparse.Namespace, folder: Path) -> Any:
@@ -149,6 +168,7 @@ def build_trainer(options: argparse.Namespace, folder: Path) -> Any:
     from toolrl_cli.training.compat import project_in_small_tiles, score_labelled_positions_only
     from toolrl_cli.training.config import GrpoConfig
     from toolrl_cli.training.data import grpo_dataset, read_examples
+    from toolrl_cli.training.grpo import own_arguments
     from toolrl_cli.training.models import quiet_libraries, resolve_model
     from toolrl_cli.training.run import load_materials
     from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
@@ -168,9 +188,7 @@ def build_trainer(options: argparse.Namespace, folder: Path) -> Any:
         max_completion_length=options.new,
         max_steps=2,
     )
-    own = {
-        "num_generations": size,
-        "max_completion_length": options.new,
+    own = own_arguments(config) | {
         "generation_kwargs": {"min_new_tokens": options.new, "do_sample": not options.greedy},
         "gradient_checkpointing": options.checkpointing,
         "shuffle_dataset": False,
@@ -196,7 +214,7 @@ def build_trainer(options: argparse.Namespace, folder: Path) -> Any:
         materials.model,
         number_of_tokens,
         build_arguments(GRPOConfig, config, own),
-        train_dataset=grpo_dataset(examples, text_format),
+        train_dataset=grpo_dataset(examples, text_format, materials.tokenizer, as_messages=True),
         processing_class=materials.tokenizer,
         peft_config=materials.peft_config,
     )
@@ -225,7 +243,8 @@ def count_operations(model: Any, prompt: int, new: int, size: int, prompts: int)
     width = inner.config.num_hidden_layers * inner.config.num_attention_heads * inner.config.head_dim
     total = prompt + new
     tokens = {"stock": size * total, "shared": prompt + size * new}
-    scored = {"stock": size * total, "shared": size * new}
+    everything = head.device.type == "cpu"
+    scored = {"stock": size * (total if everything else new), "shared": size * new}
     pairs = {"stock": size * total**2 / 2, "shared": prompt**2 / 2 + size * new * (prompt + new / 2)}
     return {
         f"{kind}_flops": prompts
@@ -238,13 +257,16 @@ def measure_matmul(float32: bool, size: int = 2048) -> float:
     """Operations a second of a large matrix product in the number format of the step; the best of 5."""
     import torch
 
-    matrix = torch.randn(size, size, dtype=torch.float32 if float32 else torch.bfloat16)
-    seconds = []
+    from toolrl_cli.training.models import find_device
+
+    matrix = torch.randn(size, size, dtype=torch.float32 if float32 else torch.bfloat16, device=find_device())
+    speeds = []
     for _ in range(5):
-        start = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
+        spent = {"product": 0.0}
+        with timed(spent, "product"):
+            matrix @ matrix
+        speeds.append(2 * size**3 / spent["product"])
+    return max(speeds)
 
 
 if __name__ == "__main__":

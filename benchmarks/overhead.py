@@ -79,6 +79,7 @@ def train_plainly(data: Path, model: str, steps: int, folder: Path) -> None:
     from toolrl_cli.training.compat import project_in_small_tiles, score_labelled_positions_only
     from toolrl_cli.training.config import GrpoConfig
     from toolrl_cli.training.data import grpo_dataset, read_examples
+    from toolrl_cli.training.grpo import own_arguments
     from toolrl_cli.training.models import quiet_libraries, resolve_model
     from toolrl_cli.training.run import load_materials
     from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
@@ -91,17 +92,25 @@ def train_plainly(data: Path, model: str, steps: int, folder: Path) -> None:
     project_in_small_tiles()
     text_format = find_format("toolrl")
     config = GrpoConfig(
-        data=data, model=model, output=folder, batch_size=2 * SIZE, micro_batch_size=SIZE, max_steps=steps
+        data=data,
+        model=model,
+        output=folder,
+        batch_size=2 * SIZE,
+        micro_batch_size=SIZE,
+        num_generations=SIZE,
+        max_completion_length=NEW,
+        max_steps=steps,
     )
-    own = {"num_generations": SIZE, "max_completion_length": NEW, "generation_kwargs": {"min_new_tokens": NEW}}
+    own = own_arguments(config) | {"generation_kwargs": {"min_new_tokens": NEW}}
     own |= {"entropy_coef": ENTROPY_COEF, "save_strategy": "no"}
     materials = load_materials(config, resolve_model(model))
+    tokenizer = materials.tokenizer
     trainer = SharedPrefixGRPOTrainer(
         materials.model,
         reward,
         build_arguments(GRPOConfig, config, own),
-        train_dataset=grpo_dataset(read_examples(data, text_format), text_format),
-        processing_class=materials.tokenizer,
+        train_dataset=grpo_dataset(read_examples(data, text_format), text_format, tokenizer, as_messages=True),
+        processing_class=tokenizer,
         peft_config=materials.peft_config,
     )
     trainer.train()

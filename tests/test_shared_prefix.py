@@ -24,6 +24,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from toolrl_cli.errors import ConfigError
+from toolrl_cli.inference.shared_attention import ATTENTION
 from toolrl_cli.inference.shared_prefix import prefix_obstacle, prompts_of_groups
 from toolrl_cli.training.compat import project_in_small_tiles, score_labelled_positions_only
 from toolrl_cli.training.packed import distinct_rows
@@ -416,6 +417,24 @@ def test_a_static_cache_generates_as_trl_does(build_trainer: Callable[..., Any])
     trainer = build_trainer(build_model("Llama", {}), cache_implementation="static")
     tokens, _ = trainer._generate_single_turn([PROMPTS[owner] for owner in OWNERS], None, {}, 2)
     assert len(tokens) == len(OWNERS)
+
+
+def test_continuous_batching_generates_in_its_own_way_and_training_shares(build_trainer: Callable[..., Any]) -> None:
+    model = build_model("Llama", {}).float()
+    trainer = build_trainer(model, use_transformers_continuous_batching=True)
+    scored: list[tuple[int, ...]] = []
+    compute_logps = trainer._get_per_token_logps_and_entropies
+
+    def noted(*args: Any, **options: Any) -> Any:
+        with counted_rows(trainer) as rows:
+            result = compute_logps(*args, **options)
+        scored.extend(rows)
+        return result
+
+    trainer._get_per_token_logps_and_entropies = noted
+    trainer.train()
+    assert [rows for rows, _ in scored] == [1, 1]
+    assert model.config._attn_implementation == ATTENTION
 
 
 def test_no_entropy_is_computed_where_none_is_asked(build_trainer: Callable[..., Any]) -> None:

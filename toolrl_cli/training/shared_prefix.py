@@ -48,6 +48,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def __init__(self, *args: Any, shared_prefix: SharedPrefix = "auto", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._shared_prefix = shared_prefix
+        self._attention = causal_model(self.accelerator.unwrap_model(self.model)).config._attn_implementation
         self._obstacle = trainer_obstacle(self)
         self._checked = False
         self._told = set[str]()
@@ -106,9 +107,11 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
+        model = self.accelerator.unwrap_model(self.model)
+        if self.use_transformers_continuous_batching:  # which takes no attention but transformers' own
+            causal_model(model).set_attn_implementation(self._attention)
         if not self._generates_shared(prompt_ids):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        model = self.accelerator.unwrap_model(self.model)
         prefixes = prompts_of_groups(prompt_ids)
 
         def generate(input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
@@ -123,7 +126,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     def _generates_shared(self, prompt_ids: list[list[int]]) -> bool:
         """Whether transformers generates without beams, and some prompts are equal and have more than one token."""
-        options = None if self.use_vllm else self.generation_config
+        options = None if self.use_vllm or self.use_transformers_continuous_batching else self.generation_config
         plain = options and not options.cache_implementation and options.num_beams in (None, 1)
         lengths = [len(ids) for ids in prompt_ids]
         equal = len(set(map(tuple, prompt_ids))) < len(prompt_ids)
@@ -179,7 +182,6 @@ def trainer_obstacle(trainer: GRPOTrainer) -> str | None:
     obstacles = {
         "the model is multimodal": trainer._is_vlm,
         f"{distributed} splits the model over the processes": distributed not in UNSHARDED,
-        "continuous batching has an attention of its own": trainer.use_transformers_continuous_batching,
         "torch.compile would compile anew for each length": trainer.args.torch_compile,
         "the router's loss counts each prompt once a completion": trainer.aux_loss_enabled,
         "a prompt-learning adapter adds tokens": getattr(model, "active_peft_config", None) is not None
