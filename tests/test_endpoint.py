@@ -32,6 +32,7 @@ from toolrl_cli.inference.endpoint import (
     read_key,
 )
 from toolrl_cli.inference.wire import read_reply
+from toolrl_cli.manifest import read_manifest
 from toolrl_cli.records import Completion, Json, Target, ToolCall
 from toolrl_cli.web import read_retry_after
 
@@ -407,6 +408,24 @@ evaluate(config, progress=lambda done, total: done == 3 and os.kill(os.getpid(),
     rows = read_rows(config.output / "results.jsonl")
     assert (done, resumed) == (["oslo", "tea", "cook"], whole)
     assert sorted(row["id"] for row in rows) == sorted(e["id"] for e in EXAMPLES)
+
+
+def test_a_run_goes_on_with_a_server_that_has_moved(tmp_path: Path) -> None:
+    def fail_first(request: Json, earlier: int) -> Act:
+        return refuse(500, "boom") if gold_of(request)["id"] == "tea" else say_gold(request)
+
+    with serve(fail_first) as first, serve(lambda request, earlier: say_gold(request)) as second:
+        config = configure(tmp_path, first, retries=0)
+        evaluate(config)
+        moved = replace(config, endpoint=second.url, resume=True)
+        with pytest.raises(ConfigError, match=r"cannot resume with another config.served_model \('m' before, 'n' now"):
+            evaluate(replace(moved, served_model="n"))
+        assert evaluate(moved).categories["test"].correct == 6
+        manifest = read_manifest(config.output)
+        assert (manifest.parent, manifest.endpoints) == (first.url, [first.url, second.url])
+        before = (config.output / "manifest.json").read_bytes()
+        evaluate(moved)
+    assert (config.output / "manifest.json").read_bytes() == before
 
 
 def test_ctrl_c_ends_promptly_and_keeps_results(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_every_kind_of_answer_has_its_result(tmp_path: Path) -> None:
         "a": None, "b": "wrong_value", "c": "truncated", "d": "error", "e": None
     }  # fmt: skip
     assert shown["categories"]["set"]["failures"] == {"error": 1, "truncated": 1, "wrong_value": 1}
-    missing = {"id": "d", "category": "set", "error_type": "missing", "error": "no prediction"}
+    missing = {"id": "d", "category": "set", "error_type": "missing", "error": "no prediction", "sample": None}
     assert shown["errors"] == {"n": 1, "shown": [missing]}
 
 
@@ -209,7 +209,7 @@ def test_a_turn_whose_calls_cannot_be_read_has_ended(tmp_path: Path) -> None:
 def test_unknown_predictions_are_named(tmp_path: Path) -> None:
     predictions = [{"id": id, "completion": RIGHT} for id in ("a", "x1", "x2", "x3", "x4")]
     summary = evaluate(configure(tmp_path, [example("a")], predictions))
-    assert summary.notes == ("predictions that belong to no entry: 4, the first of 'x1'",)
+    assert summary.notes == ("predictions of entries that are not evaluated here: 4, the first of 'x1'",)
 
 
 def test_a_prediction_left_out_by_the_limit_is_not_unknown(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_unused_predictions_are_noted(asked: list[object], cli: InProcess, tmp_p
     rows = [*GOLD, {"id": "x2", "completion": ""}, {"id": "x1", "completion": ""}, GOLD[1] | {"sample": 3}]
     done = cli(*asked, "--predictions", write_lines(tmp_path / "p.jsonl", rows), "-o", tmp_path / "out")
     assert [line for line in done.stdout.splitlines() if line.startswith("note:")] == [
-        "note: predictions that belong to no entry: 2, the first of 'x2'",
+        "note: predictions of entries that are not evaluated here: 2, the first of 'x2'",
         "note: predictions of further samples, not used: 1, the first 3 of 'tea'",
     ]
 

@@ -211,6 +211,30 @@ def test_junit_holds_every_entry(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "ci").iterdir()] == ["junit.xml"]
 
 
+@pytest.mark.parametrize("content", ["id,city\n", "", "<html>", '<?xml version="1.0"?>\n<testsuitable/>'])
+def test_junit_replaces_no_other_file(tmp_path: Path, cli: InProcess, content: str) -> None:
+    folder = evaluation(tmp_path, "now", "rv")
+    mine = tmp_path / "mine"
+    mine.write_text(content, "utf-8")
+    message = f"--junit {mine}: replaces no file but a JUnit report, which this is not; choose another file"
+    assert refusal(cli("eval", folder, "--junit", mine), 2) == message
+    new = ["eval", "--bench", "examples", "--data", tmp_path / "ex.jsonl", "--predictions", tmp_path / "now.jsonl"]
+    assert refusal(cli(*new, "-o", tmp_path / "new", "--junit", mine), 2) == message
+    own = tmp_path / "new" / "results.jsonl"
+    message = f"--junit {own}: a file that the evaluation itself writes; choose another file"
+    assert refusal(cli(*new, "-o", tmp_path / "new", "--junit", own), 2) == message
+    assert mine.read_text("utf-8") == content and not (tmp_path / "new").exists()
+
+
+def test_junit_replaces_a_report(tmp_path: Path, cli: InProcess) -> None:
+    folder, report = evaluation(tmp_path, "now", "rv"), tmp_path / "report.xml"
+    for content in ("<testsuite/>", '\ufeff<?xml version="1.0" encoding="UTF-8"?>\n\n<testsuites name="x">'):
+        report.write_text(content, "utf-8")
+        for _ in range(2):
+            assert cli("eval", folder, "--junit", report).exit_code == 0
+        assert ElementTree.parse(report).getroot().get("tests") == "2"
+
+
 def test_what_xml_cannot_hold_is_removed() -> None:
     assert clean("a\x00\x08\x0b\x1f\ud800\ufffe\uffff\tb\nc\U0001f600é") == "a\tb\nc\U0001f600é"
 
@@ -298,9 +322,26 @@ def test_rescoring_keeps_the_note_on_predictions(tmp_path: Path) -> None:
     evaluate(EvalConfig(bench="examples", data=data, predictions=predictions, output=tmp_path / "now"))
     notes = rescore(tmp_path / "now").summary.notes
     assert notes == (
-        "predictions that belong to no entry: 1, the first of 'b'",
+        "predictions of entries that are not evaluated here: 1, the first of 'b'",
         "rescored by toolrl 0.1.0: 0 of 1 verdicts changed",
     )
+
+
+def test_a_lost_result_is_not_rescored_away(tmp_path: Path) -> None:
+    folder = evaluation(tmp_path, "now", "rvrr", limit=3)
+    lines = (folder / "results.jsonl").read_text("utf-8").splitlines(keepends=True)
+    lost = json.loads(lines[1])["id"]
+    (folder / "results.jsonl").write_text(lines[0] + lines[2], "utf-8")
+    kept = snapshot(folder)
+    message = rf"results.jsonl: 1 results of the evaluation are not there, the first of {lost}; repeat .* --resume"
+    with pytest.raises(DataError, match=message):
+        rescore(folder)
+    assert snapshot(folder) == kept
+    config = EvalConfig(
+        bench="examples", data=tmp_path / "ex.jsonl", predictions=tmp_path / "now.jsonl", output=folder, limit=3
+    )
+    assert evaluate(replace(config, resume=True)).n == 3
+    assert rescore(folder).summary.n == 3
 
 
 def test_what_cannot_be_rescored_is_left_alone(tmp_path: Path) -> None:

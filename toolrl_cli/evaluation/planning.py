@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -86,6 +86,7 @@ def get_ready(config: EvalConfig) -> Iterator[Ready]:
     manifest = describe_run(config, text_format, content)
     with find_bench(config.bench).open(config, text_format) as bench:
         entries = bench.entries()
+        chosen = choose(entries, config)
         recorded: RecordedEngine | None = None
         notes: tuple[str, ...] = ()
         if config.predictions is not None:
@@ -93,8 +94,8 @@ def get_ready(config: EvalConfig) -> Iterator[Ready]:
             completions = read_predictions(
                 config.predictions, text_format, turns=turns, samples=samples, content=content
             )
-            recorded, notes = RecordedEngine(completions), describe_unused(completions, entries, samples)
-        chosen = sample(pick(entries, config.ids, config.categories), config.limit, config.seed)
+            recorded = RecordedEngine(completions)
+            notes = describe_predictions(completions, list(turns), [entry.id for entry in chosen], samples)
         requests = [request for entry in chosen for request in ask(entry, text_format, config.samples)]
         by_key = {request.prompt.key: request for request in requests}
         yield Ready(config, manifest, text_format, bench, by_key, recorded, notes)
@@ -177,6 +178,11 @@ def read_ids(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def choose(entries: Sequence[Entry], config: EvalConfig) -> list[Entry]:
+    """The entries that are evaluated; raise as `pick`."""
+    return sample(pick(entries, config.ids, config.categories), config.limit, config.seed)
+
+
 def pick(entries: Sequence[Entry], ids: Sequence[str], categories: Sequence[str] = ()) -> list[Entry]:
     """The entries with these ids in the given order, all when there are none.
 
@@ -240,17 +246,26 @@ def hash_prompt(prompt: Prompt) -> str:
     return hashlib.sha256(dump_json(given).encode()).hexdigest()[:16]
 
 
-def describe_unused(predictions: Iterable[Key], entries: Sequence[Entry], samples: int) -> tuple[str, ...]:
-    """Notes on predictions that belong to no entry, or to a sample that is not asked for; none when all are used."""
-    ids = {entry.id for entry in entries}
-    unknown = [key for key in predictions if key[0] not in ids]
-    surplus = [key for key in predictions if key[0] in ids and key[1] >= samples]
+def describe_predictions(
+    predictions: Collection[Key], entries: Collection[str], chosen: Sequence[str], samples: int
+) -> tuple[str, ...]:
+    """Notes on predictions that fit no sample of the bench's entries, and on samples of the chosen that lack one.
+
+    Entries are given by id. A lone answer that is missing needs no note: the errors list it.
+    """
+    known = set(entries)
+    others = [id for id, _ in predictions if id not in known]
+    surplus = [(id, number) for id, number in predictions if id in known and number >= samples]
+    missing = [(id, number) for id in chosen for number in range(samples) if (id, number) not in predictions]
     notes = []
-    if unknown:
-        notes.append(f"predictions that belong to no entry: {len(unknown)}, the first of {unknown[0][0]!r}")
+    if others:
+        notes.append(f"predictions of entries that are not evaluated here: {len(others)}, the first of {others[0]!r}")
     if surplus:
         id, number = surplus[0]
         notes.append(f"predictions of further samples, not used: {len(surplus)}, the first {number} of {id!r}")
+    if missing and samples > 1:
+        id, number = missing[0]
+        notes.append(f"samples without a prediction, counted wrong: {len(missing)}, the first {number} of {id!r}")
     return tuple(notes)
 
 

@@ -13,7 +13,7 @@ from toolrl_cli.errors import DataError
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.planning import (
     Request,
-    describe_unused,
+    describe_predictions,
     hash_graders,
     hash_prompt,
     source_of,
@@ -51,12 +51,13 @@ def rescore(folder: Path, *, bfcl_wheel: Path | None = None, progress: Progress 
 
     Raises:
         ConfigError: the reward or the format is unknown.
-        DataError: the folder holds no finished evaluation, or its data have changed.
+        DataError: the folder holds no finished evaluation, results are lost, or its data have changed.
         SetupError: the wheel cannot be had.
     """
     manifest, before = read_finished(folder), list(read_results(folder / RESULTS).values())
     with reopen(folder, manifest, bfcl_wheel=bfcl_wheel) as opened:
         refuse_unknown(folder, before, opened)
+        refuse_gaps(folder, before, opened)
         now: list[Result] = []
         other_prompts = 0
         for result in before:
@@ -78,12 +79,12 @@ def rescore(folder: Path, *, bfcl_wheel: Path | None = None, progress: Progress 
 
 
 def note_predictions(opened: Reopened, manifest: Manifest) -> tuple[str, ...]:
-    """The note on predictions that belong to no entry, where they are still what was evaluated."""
+    """The notes on predictions, where they are still what was evaluated."""
     path = opened.config.predictions
     if path is None or not path.is_file() or hash_file(path) != manifest.hashes.get("predictions"):
         return ()
     predictions = read_predictions(path, opened.text_format)
-    return describe_unused(predictions, list(opened.entries.values()), opened.config.samples)
+    return describe_predictions(predictions, opened.entries, opened.chosen, opened.config.samples)
 
 
 def refuse_unknown(folder: Path, results: Iterable[Result], opened: Reopened) -> None:
@@ -91,6 +92,18 @@ def refuse_unknown(folder: Path, results: Iterable[Result], opened: Reopened) ->
     gone = [result.id for result in results if result.id not in opened.entries]
     if gone:
         raise DataError(f"{folder}: {len(gone)} results, such as {gone[0]}, are of entries the bench has no more")
+
+
+def refuse_gaps(folder: Path, results: Iterable[Result], opened: Reopened) -> None:
+    """Raise `DataError` when an entry that was evaluated, or a sample of it, has no result."""
+    there = {result.key for result in results}
+    wanted = [(id, number) for id in opened.chosen for number in range(opened.config.samples)]
+    lost = [key for key in wanted if key not in there]
+    if lost:
+        raise DataError(
+            f"{folder / RESULTS}: {len(lost)} results of the evaluation are not there, the first of {lost[0][0]}; "
+            "repeat the command that made it with --resume, which asks for them again"
+        )
 
 
 def grade_again(opened: Reopened, request: Request, before: Result) -> Result:
