@@ -219,6 +219,11 @@ def test_retry_after_is_a_number_or_a_date(value: str, seconds: float) -> None:
         (reply("text"), Completion("text")),
         (reply("cut of", "length"), Completion("cut of", truncated=True)),
         (reply(None), Completion("")),
+        (
+            reply([{"type": "text", "text": "te"}, {"type": "image_url"}, {"type": "text", "text": "xt"}]),
+            Completion("text"),
+        ),
+        (reply([]), Completion("")),
         (reply("text", "stop", reasoning_content="hm"), Completion("text")),
     ],
 )
@@ -354,8 +359,8 @@ def test_a_served_model_does_as_the_model_and_as_its_recorded_answers(tmp_path: 
     with serve(serve_model(tiny_model)) as server:
         served = evaluate(configure(tmp_path, server, "served", max_new_tokens=12, concurrency=2))
     data = tmp_path / "examples.jsonl"
-    common: Json = {"bench": "examples", "data": data, "max_new_tokens": 12}
-    local = evaluate(EvalConfig(output=tmp_path / "local", model=str(tiny_model), **common))
+    common: Json = {"bench": "examples", "data": data}
+    local = evaluate(EvalConfig(output=tmp_path / "local", model=str(tiny_model), max_new_tokens=12, **common))
     rows = {row["id"]: row for row in read_rows(tmp_path / "served" / "results.jsonl")}
     kept = [{name: row[name] for name in ("id", "completion", "truncated")} for row in rows.values()]
     recorded = evaluate(
@@ -579,6 +584,9 @@ def test_a_native_history_is_what_openai_takes() -> None:
         ({"served_model": None}, "--served-model NAME is what --endpoint URL is asked for"),
         ({"model": "m"}, "give either --model or --endpoint or --predictions"),
         ({"engine": "vllm"}, "--engine belongs to --model"),
+        ({"batch_size": 4}, "--batch-size belongs to --model; leave it out"),
+        ({"allow_mismatch": True}, "--allow-mismatch belongs to --model; leave it out"),
+        ({"endpoint": None, "served_model": None, "model": "m", "timeout": 9.0}, "--timeout belongs to --endpoint;"),
         ({"tools": "native", "template": Path("t")}, "--template words a prompt that --tools native leaves"),
         ({"concurrency": 0}, "--samples and --concurrency are at least 1"),
         ({"samples": 4}, "greedy samples are all the same; give --temperature"),

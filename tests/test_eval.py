@@ -15,7 +15,7 @@ import pytest
 
 from toolrl_cli.benches.base import Entry
 from toolrl_cli.errors import ConfigError, DataError
-from toolrl_cli.evaluation import EvalConfig, evaluate, pick, plan, read_ids, sample, summary_tables
+from toolrl_cli.evaluation import EvalConfig, evaluate, pick, plan, read_ids, rescore, sample, summary_tables
 from toolrl_cli.formats import find_format
 from toolrl_cli.inference.base import Prompt
 from toolrl_cli.inference.predictions import read_predictions
@@ -377,7 +377,13 @@ def test_another_prompt_format_than_the_trainings_is_refused(tmp_path: Path) -> 
     config = replace(model_config(tmp_path), model=str(run))
     with pytest.raises(ConfigError, match="trained with prompt format 0123456789abcdef, evaluated with"):
         plan(config)
-    assert plan(replace(config, allow_mismatch=True))["parent"] == str(run)
+    allowed = replace(config, allow_mismatch=True, output=tmp_path / "allowed")
+    digest = find_format("toolrl").digest
+    mismatch = f"{run}: trained with prompt format 0123456789abcdef, evaluated with {digest}"
+    note = f"another prompt than in training: {mismatch}"
+    assert (plan(allowed)["parent"], plan(allowed)["notes"]) == (str(run), [note])
+    assert evaluate(allowed, engine=ScriptedEngine(TEXTS)).notes == (note,)
+    assert rescore(allowed.output).summary.notes[0] == note
     replace(began, hashes={"format": find_format("toolrl").digest}, finished=True).write(run)
     assert plan(config)["parent"] == str(run)
 

@@ -88,7 +88,7 @@ def get_ready(config: EvalConfig) -> Iterator[Ready]:
         entries = bench.entries()
         chosen = choose(entries, config)
         recorded: RecordedEngine | None = None
-        notes: tuple[str, ...] = ()
+        notes = note_mismatch(config, text_format)
         if config.predictions is not None:
             turns, samples = {entry.id: entry.turns for entry in entries}, config.samples
             completions = read_predictions(
@@ -110,16 +110,30 @@ def settle_format(config: EvalConfig) -> TextFormat:
     text_format = choose_format(config.model, config.format, config.template)
     if config.tools == "native":
         text_format = ServedFormat(text_format)
-    folder = Path(config.model or "")
-    if config.model is None or not (folder / FILE_NAME).is_file():
-        return text_format
-    trained = read_manifest(folder).hashes.get("format", text_format.digest)
-    if trained != text_format.digest and not config.allow_mismatch:
+    mismatch = find_mismatch(config, text_format)
+    if mismatch is not None and not config.allow_mismatch:
         raise ConfigError(
-            f"{folder}: trained with prompt format {trained}, evaluated with {text_format.digest}; "
+            f"{mismatch}; "
             "leave out --format and --template, use the toolrl version of the training, or --allow-mismatch"
         )
     return text_format
+
+
+def find_mismatch(config: EvalConfig, text_format: TextFormat) -> str | None:
+    """That a model was trained in another prompt format than this, None when it was not or nothing tells."""
+    folder = Path(config.model or "")
+    if config.model is None or not (folder / FILE_NAME).is_file():
+        return None
+    trained = read_manifest(folder).hashes.get("format", text_format.digest)
+    if trained == text_format.digest:
+        return None
+    return f"{folder}: trained with prompt format {trained}, evaluated with {text_format.digest}"
+
+
+def note_mismatch(config: EvalConfig, text_format: TextFormat | None = None) -> tuple[str, ...]:
+    """The note that a model sees another prompt than in its training, if it does; raise as `settle_format`."""
+    mismatch = find_mismatch(config, text_format or settle_format(config))
+    return () if mismatch is None else (f"another prompt than in training: {mismatch}",)
 
 
 def describe_run(config: EvalConfig, text_format: TextFormat, predictions: bytes | None) -> Manifest:

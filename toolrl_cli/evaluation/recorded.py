@@ -12,7 +12,7 @@ import msgspec
 from toolrl_cli.benches.base import Bench, Entry, Result
 from toolrl_cli.benches.failures import PASSING
 from toolrl_cli.benches.registry import find_bench
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import ConfigError, DataError, UsageError
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.planning import choose, hash_data
 from toolrl_cli.evaluation.summary import Summary
@@ -133,13 +133,13 @@ def reopen(folder: Path, manifest: Manifest, *, bfcl_wheel: Path | None = None) 
 
 
 def recorded_config(folder: Path, manifest: Manifest, bfcl_wheel: Path | None) -> EvalConfig:
-    """The configuration that a manifest records; raise `ConfigError` when this version cannot read it."""
+    """The configuration that a manifest records; raise `ConfigError` when this version cannot follow it."""
     rest = {"output": folder, "seed": manifest.seed, "bfcl_wheel": bfcl_wheel}
     if manifest.config.get("served_model"):
         rest["endpoint"] = manifest.parent
     try:
         return msgspec.convert(manifest.config | rest, EvalConfig, dec_hook=lambda kind, value: kind(value))
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UsageError) as error:
         raise ConfigError(
             f"{folder}: made by a toolrl that this one cannot follow ({error}); evaluate again"
         ) from error

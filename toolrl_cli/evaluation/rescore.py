@@ -16,6 +16,7 @@ from toolrl_cli.evaluation.planning import (
     describe_predictions,
     hash_graders,
     hash_prompt,
+    note_mismatch,
     source_of,
     to_prompt,
 )
@@ -69,7 +70,7 @@ def rescore(folder: Path, *, bfcl_wheel: Path | None = None, progress: Progress 
         changes = describe_changes(before, now, other_prompts)
         places = {id: place for place, id in enumerate(opened.entries)}
         in_order = sorted(now, key=lambda result: (places[result.id], result.sample or 0))
-        notes = (*note_predictions(opened, manifest), *changes)
+        notes = (*note_mismatch(opened.config, opened.text_format), *note_predictions(opened, manifest), *changes)
         summary = summarize(opened.bench, in_order, source_of(opened.config), manifest.seed, notes)
     manifest = replace(manifest, rescored=describe_grader(opened.config, opened.text_format) | {"notes": list(changes)})
     write_records(folder / RESULTS, [result.to_json() for result in now])
