@@ -53,7 +53,7 @@ def serve(respond: Respond) -> Iterator[Server]:
     assert faults == []
 
 
-def reply(text: str | None, finish_reason: str = "stop", **message: Any) -> Json:
+def reply(text: str | list[Any] | None, finish_reason: str = "stop", **message: Any) -> Json:
     """The JSON of an answer."""
     said = {"role": "assistant", "content": text, **message}
     return {"id": "1", "object": "chat.completion", "choices": [{"message": said, "finish_reason": finish_reason}]}

@@ -18,7 +18,7 @@ from test_sources import DATA, needs_data
 from toolrl_cli.benches.bamboogle import ROUNDS, BamboogleBench, read_response
 from toolrl_cli.benches.judges import EndpointJudge, contains, matches, normalize, open_judge, token_f1
 from toolrl_cli.benches.search import Bm25Search, Hit, SerperSearch, WikipediaSearch, open_search, write_hits
-from toolrl_cli.errors import DataError, SetupError
+from toolrl_cli.errors import DataError, SetupError, UsageError
 from toolrl_cli.evaluation import EvalConfig, evaluate
 from toolrl_cli.formats import find_format
 from toolrl_cli.inference.base import Prompt
@@ -191,7 +191,9 @@ class TestSearch:
 
     def test_a_missing_library_is_named(self, config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "bm25s", None)
-        with pytest.raises(SetupError, match=r"needs bm25s; run: python -m pip install 'toolrl\[search\]'"):
+        with pytest.raises(
+            SetupError, match=r"needs bm25s; run: python -m pip install -c constraints.txt -e '\.\[search\]'"
+        ):
             open_search(config.search)
 
     @pytest.mark.parametrize(
@@ -330,6 +332,14 @@ class TestJudges:
             evaluate(replace(judged, resume=True), engine=ScriptedRounds([reply("a")]))
         assert [row["correct"] for row in results(config)] == [True, True]
 
+    @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
+    def test_a_judges_url_is_as_an_endpoints(self, path: str) -> None:
+        with serve(
+            lambda asked: send({"choices": [{"message": {"content": [{"type": "text", "text": "yes"}]}}]})
+        ) as server:
+            assert EndpointJudge(f"{server.url}{path}", "m")("q", "a", "b")
+        assert server.asked[0].path == "/v1/chat/completions"
+
     def test_nothing_is_not_judged(self, config: EvalConfig) -> None:
         judged = replace(config, judge="endpoint:http://127.0.0.1:9#m")
         evaluate(judged, engine=ScriptedRounds([""], ["<think> x </think>"]))
@@ -338,6 +348,9 @@ class TestJudges:
     def test_specs(self) -> None:
         judge = open_judge("endpoint:https://h:1/v1#a/b#c")
         assert isinstance(judge, EndpointJudge)
+        for spec in ("endpoint:ftp://h#m", "endpoint:http://#m", "endpoint:http://h", "endpoint:http://u:p@h#m"):
+            with pytest.raises(UsageError, match="is no judge; write exact, or endpoint:URL#MODEL"):
+                open_judge(spec)
         assert open_judge("exact")("q", "A b", "b")
 
 

@@ -32,6 +32,7 @@ from toolrl_cli.inference.endpoint import (
     read_key,
 )
 from toolrl_cli.inference.wire import read_reply
+from toolrl_cli.manifest import read_manifest
 from toolrl_cli.records import Completion, Json, Target, ToolCall
 from toolrl_cli.web import read_retry_after
 
@@ -218,6 +219,11 @@ def test_retry_after_is_a_number_or_a_date(value: str, seconds: float) -> None:
         (reply("text"), Completion("text")),
         (reply("cut of", "length"), Completion("cut of", truncated=True)),
         (reply(None), Completion("")),
+        (
+            reply([{"type": "text", "text": "te"}, {"type": "image_url"}, {"type": "text", "text": "xt"}]),
+            Completion("text"),
+        ),
+        (reply([]), Completion("")),
         (reply("text", "stop", reasoning_content="hm"), Completion("text")),
     ],
 )
@@ -353,8 +359,8 @@ def test_a_served_model_does_as_the_model_and_as_its_recorded_answers(tmp_path: 
     with serve(serve_model(tiny_model)) as server:
         served = evaluate(configure(tmp_path, server, "served", max_new_tokens=12, concurrency=2))
     data = tmp_path / "examples.jsonl"
-    common: Json = {"bench": "examples", "data": data, "max_new_tokens": 12}
-    local = evaluate(EvalConfig(output=tmp_path / "local", model=str(tiny_model), **common))
+    common: Json = {"bench": "examples", "data": data}
+    local = evaluate(EvalConfig(output=tmp_path / "local", model=str(tiny_model), max_new_tokens=12, **common))
     rows = {row["id"]: row for row in read_rows(tmp_path / "served" / "results.jsonl")}
     kept = [{name: row[name] for name in ("id", "completion", "truncated")} for row in rows.values()]
     recorded = evaluate(
@@ -407,6 +413,24 @@ evaluate(config, progress=lambda done, total: done == 3 and os.kill(os.getpid(),
     rows = read_rows(config.output / "results.jsonl")
     assert (done, resumed) == (["oslo", "tea", "cook"], whole)
     assert sorted(row["id"] for row in rows) == sorted(e["id"] for e in EXAMPLES)
+
+
+def test_a_run_goes_on_with_a_server_that_has_moved(tmp_path: Path) -> None:
+    def fail_first(request: Json, earlier: int) -> Act:
+        return refuse(500, "boom") if gold_of(request)["id"] == "tea" else say_gold(request)
+
+    with serve(fail_first) as first, serve(lambda request, earlier: say_gold(request)) as second:
+        config = configure(tmp_path, first, retries=0)
+        evaluate(config)
+        moved = replace(config, endpoint=second.url, resume=True)
+        with pytest.raises(ConfigError, match=r"cannot resume with another config.served_model \('m' before, 'n' now"):
+            evaluate(replace(moved, served_model="n"))
+        assert evaluate(moved).categories["test"].correct == 6
+        manifest = read_manifest(config.output)
+        assert (manifest.parent, manifest.endpoints) == (first.url, [first.url, second.url])
+        before = (config.output / "manifest.json").read_bytes()
+        evaluate(moved)
+    assert (config.output / "manifest.json").read_bytes() == before
 
 
 def test_ctrl_c_ends_promptly_and_keeps_results(tmp_path: Path) -> None:
@@ -560,6 +584,9 @@ def test_a_native_history_is_what_openai_takes() -> None:
         ({"served_model": None}, "--served-model NAME is what --endpoint URL is asked for"),
         ({"model": "m"}, "give either --model or --endpoint or --predictions"),
         ({"engine": "vllm"}, "--engine belongs to --model"),
+        ({"batch_size": 4}, "--batch-size belongs to --model; leave it out"),
+        ({"allow_mismatch": True}, "--allow-mismatch belongs to --model; leave it out"),
+        ({"endpoint": None, "served_model": None, "model": "m", "timeout": 9.0}, "--timeout belongs to --endpoint;"),
         ({"tools": "native", "template": Path("t")}, "--template words a prompt that --tools native leaves"),
         ({"concurrency": 0}, "--samples and --concurrency are at least 1"),
         ({"samples": 4}, "greedy samples are all the same; give --temperature"),

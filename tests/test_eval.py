@@ -15,7 +15,7 @@ import pytest
 
 from toolrl_cli.benches.base import Entry
 from toolrl_cli.errors import ConfigError, DataError
-from toolrl_cli.evaluation import EvalConfig, evaluate, pick, plan, read_ids, sample, summary_tables
+from toolrl_cli.evaluation import EvalConfig, evaluate, pick, plan, read_ids, rescore, sample, summary_tables
 from toolrl_cli.formats import find_format
 from toolrl_cli.inference.base import Prompt
 from toolrl_cli.inference.predictions import read_predictions
@@ -125,7 +125,7 @@ def test_every_kind_of_answer_has_its_result(tmp_path: Path) -> None:
         "a": None, "b": "wrong_value", "c": "truncated", "d": "error", "e": None
     }  # fmt: skip
     assert shown["categories"]["set"]["failures"] == {"error": 1, "truncated": 1, "wrong_value": 1}
-    missing = {"id": "d", "category": "set", "error_type": "missing", "error": "no prediction"}
+    missing = {"id": "d", "category": "set", "error_type": "missing", "error": "no prediction", "sample": None}
     assert shown["errors"] == {"n": 1, "shown": [missing]}
 
 
@@ -209,7 +209,7 @@ def test_a_turn_whose_calls_cannot_be_read_has_ended(tmp_path: Path) -> None:
 def test_unknown_predictions_are_named(tmp_path: Path) -> None:
     predictions = [{"id": id, "completion": RIGHT} for id in ("a", "x1", "x2", "x3", "x4")]
     summary = evaluate(configure(tmp_path, [example("a")], predictions))
-    assert summary.notes == ("predictions that belong to no entry: 4, the first of 'x1'",)
+    assert summary.notes == ("predictions of entries that are not evaluated here: 4, the first of 'x1'",)
 
 
 def test_a_prediction_left_out_by_the_limit_is_not_unknown(tmp_path: Path) -> None:
@@ -377,7 +377,13 @@ def test_another_prompt_format_than_the_trainings_is_refused(tmp_path: Path) -> 
     config = replace(model_config(tmp_path), model=str(run))
     with pytest.raises(ConfigError, match="trained with prompt format 0123456789abcdef, evaluated with"):
         plan(config)
-    assert plan(replace(config, allow_mismatch=True))["parent"] == str(run)
+    allowed = replace(config, allow_mismatch=True, output=tmp_path / "allowed")
+    digest = find_format("toolrl").digest
+    mismatch = f"{run}: trained with prompt format 0123456789abcdef, evaluated with {digest}"
+    note = f"another prompt than in training: {mismatch}"
+    assert (plan(allowed)["parent"], plan(allowed)["notes"]) == (str(run), [note])
+    assert evaluate(allowed, engine=ScriptedEngine(TEXTS)).notes == (note,)
+    assert rescore(allowed.output).summary.notes[0] == note
     replace(began, hashes={"format": find_format("toolrl").digest}, finished=True).write(run)
     assert plan(config)["parent"] == str(run)
 

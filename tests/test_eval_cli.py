@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from toolrl_cli.evaluation import EvalConfig, ReviewConfig, pick, read_recorded,
 from toolrl_cli.evaluation.summary import spell
 from toolrl_cli.formats import find_format
 from toolrl_cli.inference.predictions import read_predictions
+from toolrl_cli.manifest import Manifest
 from toolrl_cli.records import Completion, ToolCall
 
 FORMAT = find_format("toolrl")
@@ -214,7 +217,7 @@ def test_unused_predictions_are_noted(asked: list[object], cli: InProcess, tmp_p
     rows = [*GOLD, {"id": "x2", "completion": ""}, {"id": "x1", "completion": ""}, GOLD[1] | {"sample": 3}]
     done = cli(*asked, "--predictions", write_lines(tmp_path / "p.jsonl", rows), "-o", tmp_path / "out")
     assert [line for line in done.stdout.splitlines() if line.startswith("note:")] == [
-        "note: predictions that belong to no entry: 2, the first of 'x2'",
+        "note: predictions of entries that are not evaluated here: 2, the first of 'x2'",
         "note: predictions of further samples, not used: 1, the first 3 of 'tea'",
     ]
 
@@ -251,3 +254,42 @@ def test_a_reader_that_stops_early_changes_nothing(words: str, tmp_path: Path) -
     os.close(writer)
     gated = "under" in words
     assert (done.returncode, done.stderr.count("\n")) == ((3, 1) if gated else (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("words", "owner"),
+    [
+        (("--temperature", 0.7), "--model and --endpoint"),
+        (("--max-new-tokens", 9), "--model and --endpoint"),
+        (("--concurrency", 2), "--endpoint"),
+        (("--retries", 2), "--endpoint"),
+        (("--timeout", 2), "--endpoint"),
+        (("--batch-size", 2), "--model"),
+        (("--allow-mismatch",), "--model"),
+    ],
+)
+def test_options_of_generating_are_not_for_predictions(
+    tmp_path: Path, cli: InProcess, words: tuple[object, ...], owner: str
+) -> None:
+    asked = ["--bench", "examples", "--data", tmp_path / "d", "--predictions", tmp_path / "p", "-o", tmp_path / "o"]
+    assert refusal(cli("eval", *asked, *words), 2) == f"{words[0]} belongs to {owner}; leave it out"
+
+
+def test_a_prompt_that_is_not_the_trainings_is_told_on_stderr(tmp_path: Path, cli: InProcess, tiny_model: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_model, run)
+    began = Manifest.create("sft", {}, seed=0, format="toolrl", hashes={"format": "0123456789abcdef"})
+    replace(began, finished=True).write(run)
+    data = write_lines(tmp_path / "ex.jsonl", EXAMPLES[:1])
+    words = ["--bench", "examples", "--data", data, "--model", run, "--max-new-tokens", 1, "--allow-mismatch"]
+    done = cli("eval", *words, "-o", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.stderr
+    (note,) = json.loads(done.stdout)["notes"]
+    assert f"note: {note}" in done.stderr.splitlines()
+    assert note.startswith(f"another prompt than in training: {run}: trained with prompt format 0123456789abcdef, ")
+
+
+def test_tool_calls_that_are_no_list_are_named_as_the_line_has_them(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "p.jsonl", [{"id": "a", "tool_calls": {}}])
+    with pytest.raises(DataError, match=r"p\.jsonl:1: tool_calls must be a list, not an object"):
+        read_predictions(path, find_format("toolrl"))

@@ -33,7 +33,9 @@ from toolrl_cli.evaluation import (
 )
 from toolrl_cli.evaluation.compare import compare
 from toolrl_cli.evaluation.junit import clean
+from toolrl_cli.evaluation.show import prediction_of, turns_of
 from toolrl_cli.evaluation.summary import Errors
+from toolrl_cli.formats import find_format
 from toolrl_cli.manifest import read_manifest
 from toolrl_cli.records import Json
 
@@ -74,7 +76,7 @@ def test_a_comparison_pairs_by_id(tmp_path: Path) -> None:
     rate = found.metrics["exact_rate"]
     assert (rate.before, rate.now, round(rate.difference.value, 12)) == (0.4, 0.7, 0.3)
     assert rate.difference.low < 0.3 < rate.difference.high
-    assert (rate.difference.n, rate.difference.method, rate.difference.unit) == (10, "paired bootstrap", "share")
+    assert (rate.difference.n, rate.difference.method, rate.difference.unit) == (10, "bonett-price", "share")
     # A wrong value costs 2 of 4: the gain in total is twice that in exact rate.
     assert round(found.metrics["total"].difference.value, 12) == 0.6
     assert {name: (change.before, change.now) for name, change in found.categories.items()} == {
@@ -211,6 +213,30 @@ def test_junit_holds_every_entry(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "ci").iterdir()] == ["junit.xml"]
 
 
+@pytest.mark.parametrize("content", ["id,city\n", "", "<html>", '<?xml version="1.0"?>\n<testsuitable/>'])
+def test_junit_replaces_no_other_file(tmp_path: Path, cli: InProcess, content: str) -> None:
+    folder = evaluation(tmp_path, "now", "rv")
+    mine = tmp_path / "mine"
+    mine.write_text(content, "utf-8")
+    message = f"--junit {mine}: replaces no file but a JUnit report, which this is not; choose another file"
+    assert refusal(cli("eval", folder, "--junit", mine), 2) == message
+    new = ["eval", "--bench", "examples", "--data", tmp_path / "ex.jsonl", "--predictions", tmp_path / "now.jsonl"]
+    assert refusal(cli(*new, "-o", tmp_path / "new", "--junit", mine), 2) == message
+    own = tmp_path / "new" / "results.jsonl"
+    message = f"--junit {own}: a file that the evaluation itself writes; choose another file"
+    assert refusal(cli(*new, "-o", tmp_path / "new", "--junit", own), 2) == message
+    assert mine.read_text("utf-8") == content and not (tmp_path / "new").exists()
+
+
+def test_junit_replaces_a_report(tmp_path: Path, cli: InProcess) -> None:
+    folder, report = evaluation(tmp_path, "now", "rv"), tmp_path / "report.xml"
+    for content in ("<testsuite/>", '\ufeff<?xml version="1.0" encoding="UTF-8"?>\n\n<testsuites name="x">'):
+        report.write_text(content, "utf-8")
+        for _ in range(2):
+            assert cli("eval", folder, "--junit", report).exit_code == 0
+        assert ElementTree.parse(report).getroot().get("tests") == "2"
+
+
 def test_what_xml_cannot_hold_is_removed() -> None:
     assert clean("a\x00\x08\x0b\x1f\ud800\ufffe\uffff\tb\nc\U0001f600é") == "a\tb\nc\U0001f600é"
 
@@ -298,9 +324,26 @@ def test_rescoring_keeps_the_note_on_predictions(tmp_path: Path) -> None:
     evaluate(EvalConfig(bench="examples", data=data, predictions=predictions, output=tmp_path / "now"))
     notes = rescore(tmp_path / "now").summary.notes
     assert notes == (
-        "predictions that belong to no entry: 1, the first of 'b'",
+        "predictions of entries that are not evaluated here: 1, the first of 'b'",
         "rescored by toolrl 0.1.0: 0 of 1 verdicts changed",
     )
+
+
+def test_a_lost_result_is_not_rescored_away(tmp_path: Path) -> None:
+    folder = evaluation(tmp_path, "now", "rvrr", limit=3)
+    lines = (folder / "results.jsonl").read_text("utf-8").splitlines(keepends=True)
+    lost = json.loads(lines[1])["id"]
+    (folder / "results.jsonl").write_text(lines[0] + lines[2], "utf-8")
+    kept = snapshot(folder)
+    message = rf"results.jsonl: 1 results of the evaluation are not there, the first of {lost}; repeat .* --resume"
+    with pytest.raises(DataError, match=message):
+        rescore(folder)
+    assert snapshot(folder) == kept
+    config = EvalConfig(
+        bench="examples", data=tmp_path / "ex.jsonl", predictions=tmp_path / "now.jsonl", output=folder, limit=3
+    )
+    assert evaluate(replace(config, resume=True)).n == 3
+    assert rescore(folder).summary.n == 3
 
 
 def test_what_cannot_be_rescored_is_left_alone(tmp_path: Path) -> None:
@@ -372,6 +415,49 @@ def test_exhibits_are_what_was_asked_wanted_and_answered(tmp_path: Path) -> None
     assert [found.id for found in find_exhibits(folder, "all", categories=("set0",), limit=2)] == ["e0", "e2"]
     with pytest.raises(ConfigError, match="--category set2: no results of it here; choose from set0, set1; did you"):
         find_exhibits(folder, categories=("set2",))
+
+
+def test_a_long_text_is_cut_for_people_alone(tmp_path: Path) -> None:
+    folder = evaluation(tmp_path, "now", "x")
+    rows = read_rows(folder / "results.jsonl")
+    write_lines(folder / "results.jsonl", [rows[0] | {"completion": "word " * 1_000_000}])
+    (found,) = find_exhibits(folder)
+    assert len(str(found.to_json()["prediction"])) == 5_000_000
+    shown = found.sections()[1]["prediction"].splitlines()
+    assert shown == ["word " * 1600, "(4992000 more characters; --json shows them)"]
+
+
+def test_the_turns_of_a_dialogue_are_told(tmp_path: Path) -> None:
+    steps = ['<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>', "done", "broken <tool_call>", "more"]
+    result = read_recorded(evaluation(tmp_path, "now", "x")).results["e0"]
+    dialogue = replace(result, steps=steps, completion=steps[-1])
+    turns = turns_of(dialogue, find_format("toolrl"))
+    assert turns == [1, 1, 2, 3]
+    assert prediction_of(dialogue, turns).splitlines() == [
+        "[turn 1]", "[answer 1]", *steps[0].splitlines(), "[answer 2]", "done",
+        "[turn 2]", "[answer 3]", "broken <tool_call>", "[turn 3]", "[answer 4]", "more",
+    ]  # fmt: skip
+    assert "[turn" not in prediction_of(dialogue, ())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    words = ["eval", "--show", "all", str(evaluation(tmp_path, "now", "rv"))]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "toolrl_cli", *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, "toolrl: standard output: No space left on device\n")
+
+
+def test_a_bench_that_is_there_no_more(tmp_path: Path, cli: InProcess) -> None:
+    folder = evaluation(tmp_path, "now", "rv")
+    manifest = read_manifest(folder)
+    replace(manifest, config=manifest.config | {"bench": "sums"}).write(folder)
+    for words in (["--rescore"], ["--show", "all"]):
+        assert refusal(cli("eval", folder, *words)).startswith(
+            f"{folder}: made by a toolrl that this one cannot follow (unknown bench 'sums'; choose from "
+        )
 
 
 def test_exhibits_in_a_pipe_are_plain_and_harmless(tmp_path: Path, toolrl: Cli) -> None:

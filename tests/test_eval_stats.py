@@ -11,13 +11,15 @@ import pytest
 
 from toolrl_cli.benches.bfcl.editions import V4
 from toolrl_cli.benches.bfcl.weights import weigh_categories
+from toolrl_cli.benches.samples import measure_chance
 from toolrl_cli.benches.stats import (
     Interval,
+    bonett_price,
     bootstrap_difference,
     bootstrap_mean,
-    bootstrap_weighted,
     mcnemar,
     weigh,
+    weighted_sum,
     wilson,
 )
 
@@ -125,26 +127,62 @@ def test_mcnemar_takes_any_number_of_pairs() -> None:
     assert mcnemar(0, 10_000) == 0.0
 
 
-def test_a_weighted_sum_is_that_of_the_means() -> None:
-    groups = {"a": [1.0, 0.0, 0.0, 0.0], "b": [1.0] * 6, "c": [0.0, 1.0]}
-    found = bootstrap_weighted(groups, {"both": {"a": 0.4, "b": 0.6}, "sure": {"b": 1.0}}, seed=1)
-    assert found["sure"] == Interval(1.0, 1.0, 1.0, 6, "bootstrap", "share")
-    assert rounded(found["both"]) == (0.7, 0.6, 0.9)
-    assert found["both"].n == 10
-    assert found == bootstrap_weighted(groups, {"both": {"a": 0.4, "b": 0.6}, "sure": {"b": 1.0}}, seed=1)
+def test_a_weighted_sum_is_that_of_the_shares() -> None:
+    parts = {"a": wilson(1, 4), "b": wilson(6, 6), "c": wilson(1, 2)}
+    both = weighted_sum(parts, {"a": 0.4, "b": 0.6})
+    below = 0.7 - ((0.4 * (0.25 - parts["a"].low)) ** 2 + (0.6 * (1 - parts["b"].low)) ** 2) ** 0.5
+    assert rounded(both) == (0.7, round(below, 4), round(0.7 + 0.4 * (parts["a"].high - 0.25), 4))
+    assert (both.n, both.method, both.unit) == (10, "mover wilson", "share")
+    alone = weighted_sum(parts, {"b": 1.0, "c": 0.0})
+    assert (rounded(alone), alone.n) == (rounded(parts["b"]), 6)
 
 
-def test_the_normal_limit_of_a_weighted_sum_agrees_with_resampling() -> None:
-    generator = Random(4)
-    groups = {
-        name: [float(generator.random() < share) for _ in range(4990)] for name, share in {"a": 0.3, "b": 0.8}.items()
-    }
-    weights = {"both": {"a": 0.25, "b": 0.75}}
-    resampled = bootstrap_weighted(groups, weights)["both"]
-    limit = bootstrap_weighted({**groups, "c": [0.0] * 40}, weights)["both"]
-    assert (resampled.method, limit.method, limit.n) == ("bootstrap", "normal", 9980)
-    assert resampled.value == limit.value
-    assert abs(resampled.low - limit.low) < 0.1 * (limit.high - limit.low) > abs(resampled.high - limit.high)
+def test_a_weighted_sum_has_a_width_where_resampling_sees_none() -> None:
+    one_each = weighted_sum({name: wilson(1, 1) for name in "abcd"}, dict.fromkeys("abcd", 0.25))
+    assert rounded(one_each) == (1.0, 0.6033, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("shares", "sizes"),
+    [((0.5, 0.5), (40, 40)), ((0.9, 0.97, 0.2), (16, 200, 24)), ((0.95, 0.99), (10, 10)), ((0.4, 0.8), (5, 400))],
+)
+def test_a_weighted_sum_covers_the_truth_about_as_often_as_it_says(
+    shares: tuple[float, ...], sizes: tuple[int, ...]
+) -> None:
+    generator = Random(6)
+    weights = {str(i): 1 / len(shares) for i in range(len(shares))}
+    truth = sum(shares) / len(shares)
+    covered = 0
+    for _ in range(2000):
+        hits = [sum(generator.random() < share for _ in range(n)) for share, n in zip(shares, sizes, strict=True)]
+        parts = {str(i): wilson(hit, n) for i, (hit, n) in enumerate(zip(hits, sizes, strict=True))}
+        found = weighted_sum(parts, weights)
+        covered += found.low <= truth <= found.high
+    assert 0.93 <= covered / 2000 <= 0.99
+
+
+@pytest.mark.parametrize(("lost", "won", "n"), [(0.1, 0.1, 30), (0.02, 0.3, 50), (0.0, 0.01, 20), (0.3, 0.1, 15)])
+def test_a_change_of_a_share_covers_the_truth_about_as_often_as_it_says(lost: float, won: float, n: int) -> None:
+    generator = Random(7)
+    covered = 0
+    for _ in range(2000):
+        draws = [generator.random() for _ in range(n)]
+        found = bonett_price(sum(d < lost for d in draws), sum(lost <= d < lost + won for d in draws), n)
+        covered += found.low <= won - lost <= found.high
+    assert 0.93 <= covered / 2000 <= 1.0
+
+
+def test_no_change_in_a_few_entries_is_no_certainty() -> None:
+    # Counts of 1 and 1 in 3 + 2: 1.959964 * sqrt(0.4 / 5)
+    assert rounded(bonett_price(0, 0, 3)) == (0.0, -0.5544, 0.5544)
+    # 1 and 2 in 1 + 2: 1/3 - 1.959964 * sqrt((1 - 1/9) / 3)
+    assert rounded(bonett_price(0, 1, 1)) == (1.0, -0.7335, 1.0)
+
+
+def test_samples_that_all_agree_are_no_certainty() -> None:
+    assert measure_chance([1.0] * 29, seed=0) == wilson(29, 29)
+    assert measure_chance([0.5] * 4, seed=0).method == "wilson"
+    assert measure_chance([0.5, 1.0], seed=0).method == "bootstrap"
 
 
 @pytest.mark.parametrize("names", [list(V4.counts), ["simple_java", "parallel", "live_parallel"], ["live_relevance"]])

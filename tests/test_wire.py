@@ -187,7 +187,7 @@ def test_a_run_learns_once_what_a_reasoning_model_takes(tmp_path: Path) -> None:
         config = EvalConfig(output=tmp_path / "out", endpoint=server.url, concurrency=1, **common)
         summary = evaluate(config)
         warm = replace(config, output=tmp_path / "warm", temperature=1.0)
-        note = "6 entries were answered by the server's own temperature, since it takes no other"
+        note = "6 answers were drawn by the server's own temperature, since it takes no other"
         assert note in summary.notes and rescore(config.output).summary.notes[-1] == note
         assert evaluate(warm).notes == (), "a temperature of 1 is what the server takes"
     rows = read_rows(tmp_path / "out" / "results.jsonl")

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from textwrap import indent
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from toolrl_cli.errors import SetupError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -42,12 +44,20 @@ def log(message: str) -> None:
 
 
 def write(text: str, *, stderr: bool = False) -> None:
-    """Write to stdout or stderr; a reader that has gone, as `head` goes, changes nothing in how a command ends."""
+    """Write to stdout or stderr; a reader that has gone, as `head` goes, changes nothing in how a command ends.
+
+    Raises:
+        SetupError: what stdout goes to takes no more, such as a full disk.
+    """
     stream = sys.stderr if stderr else sys.stdout
     try:
         print(text, end="", file=stream, flush=True)
     except BrokenPipeError:
         discard(stream)
+    except OSError as error:
+        discard(stream)
+        if not stderr:
+            raise SetupError(f"standard output: {error.strerror}") from error
 
 
 def discard(stream: TextIO) -> None:

@@ -40,6 +40,8 @@ class Manifest:
     git_commit: str | None = None
     rescored: Json | None = None
     """What graded an evaluation anew in place of what made it: versions, git commit, hashes; notes on what changed."""
+    endpoints: list[str] | None = None
+    """The servers that an evaluation asked, in the order in which it began to; `parent` is the first."""
 
     @classmethod
     def create(cls, command: str, config: Json, **known: Any) -> Manifest:
@@ -52,8 +54,9 @@ class Manifest:
         return {**self.hashes, **(self.rescored or {}).get("hashes", {})}
 
     def write(self, folder: Path) -> None:
-        """Write `manifest.json` atomically, with `rescored` only where there is any."""
-        write_json(folder / FILE_NAME, {k: v for k, v in asdict(self).items() if v is not None or k != "rescored"})
+        """Write `manifest.json` atomically, with `rescored` and `endpoints` only where there are any."""
+        optional = ("rescored", "endpoints")
+        write_json(folder / FILE_NAME, {k: v for k, v in asdict(self).items() if v is not None or k not in optional})
 
 
 def read_manifest(folder: Path) -> Manifest:

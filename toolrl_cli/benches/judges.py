@@ -8,8 +8,9 @@ import string
 from collections import Counter
 from typing import Protocol
 
-from toolrl_cli.errors import DataError, UsageError
-from toolrl_cli.inference.endpoint import Chat
+from toolrl_cli.errors import ConfigError, DataError, UsageError
+from toolrl_cli.inference.endpoint import Chat, completions_url
+from toolrl_cli.inference.wire import read_content
 from toolrl_cli.jsonl import dump_json
 from toolrl_cli.records import expect
 from toolrl_cli.web import WebClient
@@ -63,24 +64,27 @@ def open_judge(spec: str | None) -> Judge:
     if spec in (None, "exact"):
         return lambda question, gold, answer: matches(gold, answer)
     kind, _, rest = spec.partition(":")
-    url, _, model = rest.rpartition("#")
-    if kind != "endpoint" or not url.startswith(("http://", "https://")) or not model:
-        raise UsageError(f"--judge {spec!r} is no judge; write {SPECS}")
-    return EndpointJudge(url, model)
+    url, _, model = rest.partition("#")
+    try:
+        if kind == "endpoint" and model:
+            return EndpointJudge(url, model)
+    except ConfigError:
+        pass
+    raise UsageError(f"--judge {spec!r} is no judge; write {SPECS}")
 
 
 class EndpointJudge:
     """A model behind an OpenAI-compatible endpoint.
 
     Args:
-        url: up to where `/chat/completions` goes on.
+        url: as `--endpoint` takes it, with or without `/v1`.
         model: its name there.
         key: sent as a bearer token; that of the environment, `OPENAI_API_KEY`, when None.
     """
 
     def __init__(self, url: str, model: str, key: str | None = None, client: WebClient | None = None) -> None:
         key = key or os.environ.get("OPENAI_API_KEY")
-        self._chat = Chat(f"{url.rstrip('/')}/chat/completions", key, client or WebClient(timeout=120.0))
+        self._chat = Chat(completions_url(url), key, client or WebClient(timeout=120.0))
         self._model = model
 
     def __call__(self, question: str, gold: str, answer: str) -> bool:
@@ -104,6 +108,6 @@ class EndpointJudge:
 def read_reply(raw: object) -> str:
     """The text of a chat completion; raise `DataError` when it is none."""
     try:
-        return expect(raw["choices"][0]["message"]["content"], str, "content")  # type: ignore[index]
-    except (KeyError, IndexError, TypeError) as error:
+        return expect(read_content(raw["choices"][0]["message"]), str, "content")  # type: ignore[index]
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
         raise DataError("the judge's endpoint gave no chat completion; check its URL and model") from error

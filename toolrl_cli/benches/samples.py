@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, fsum
 from statistics import fmean, stdev
 
 from toolrl_cli.benches.base import Result
-from toolrl_cli.benches.stats import Interval, bootstrap_mean
+from toolrl_cli.benches.stats import Interval, bootstrap_mean, wilson
 
 PASS = "pass@"
 """How the names of these metrics begin."""
@@ -39,7 +39,14 @@ def measure_pass(results: Sequence[Result], *, seed: int) -> dict[str, Interval]
         correct.setdefault(result.id, []).append(result.correct)
     n = max(map(len, correct.values()))
     chances = {name: [pass_at(k, n, sum(right)) for right in correct.values()] for name, k in pass_sizes(n).items()}
-    return {name: bootstrap_mean(values, seed=seed, unit="share") for name, values in chances.items()}
+    return {name: measure_chance(values, seed=seed) for name, values in chances.items()}
+
+
+def measure_chance(values: Sequence[float], *, seed: int) -> Interval:
+    """The mean of chances with its bootstrap interval, or Wilson's where all are equal, which has a width there too."""
+    if len(set(values)) == 1:
+        return wilson(fsum(values), len(values))
+    return bootstrap_mean(values, seed=seed, unit="share")
 
 
 def pass_sizes(samples: int) -> dict[str, int]:

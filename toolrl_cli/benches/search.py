@@ -90,7 +90,8 @@ class Bm25Search:
         try:
             import bm25s
         except ImportError as error:
-            raise SetupError("--search bm25 needs bm25s; run: python -m pip install 'toolrl[search]'") from error
+            fix = "python -m pip install -c constraints.txt -e '.[search]'"
+            raise SetupError(f"--search bm25 needs bm25s; run: {fix}") from error
         self._tokenize = bm25s.tokenize
         self._passages = passages
         self._index = bm25s.BM25()

@@ -6,14 +6,14 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import fsum, sqrt
-from statistics import fmean, pvariance, stdev
+from statistics import fmean, stdev
 from typing import Literal
 
 RESAMPLES = 1000
 # From here on the percentiles agree with the normal limit to a hundredth of the interval, and resampling takes seconds.
 NORMAL_FROM = 10_000
 Z = 1.959964
-WILSON, BOOTSTRAP, NORMAL = "wilson", "bootstrap", "normal"
+WILSON, BOOTSTRAP, NORMAL, BONETT_PRICE, MOVER = "wilson", "bootstrap", "normal", "bonett-price", "mover"
 MCNEMAR = "McNemar, exact, two-sided"
 Unit = Literal["share", "mean"]
 
@@ -38,8 +38,11 @@ class Interval:
         return 100 if self.unit == "share" else 1
 
 
-def wilson(correct: int, n: int) -> Interval:
-    """A proportion with its Wilson score interval (Wilson 1927, without continuity correction); `n` is at least 1."""
+def wilson(correct: float, n: int) -> Interval:
+    """A proportion with its Wilson score interval (Wilson 1927, without continuity correction); `n` is at least 1.
+
+    For the sum of `n` values between 0 and 1 in place of a count it is, if anything, too wide.
+    """
     share = correct / n
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
@@ -80,34 +83,29 @@ def paired(difference: Interval) -> Interval:
     return replace(difference, method=f"paired {difference.method}")
 
 
-def bootstrap_weighted(
-    groups: Mapping[str, Sequence[float]], weights: Mapping[str, Mapping[str, float]], *, seed: int = 0
-) -> dict[str, Interval]:
-    """Weighted sums of the means of groups, each with its stratified bootstrap interval.
+def bonett_price(lost: int, won: int, n: int) -> Interval:
+    """The change of a proportion over the same `n` entries, of which some were lost and some won; `n` is at least 1.
 
-    Entries are drawn anew within their group, since the number of entries of each is fixed; all
-    sums see the same draws. From 10,000 entries on the interval is the normal limit.
-
-    Args:
-        groups: the values of each group.
-        weights: for each sum the weight of every group in it.
+    The adjusted Wald interval for paired proportions (Bonett and Price 2012): one is added to either count.
     """
-    means = {group: fmean(values) for group, values in groups.items()}
-    sizes = {name: sum(len(groups[group]) for group, w in parts.items() if w) for name, parts in weights.items()}
-    if sum(map(len, groups.values())) >= NORMAL_FROM:
-        errors = {group: pvariance(values, means[group]) / len(values) for group, values in groups.items()}
-        found = {}
-        for name, parts in weights.items():
-            value, half = weigh(means, parts), Z * sqrt(sum(w**2 * errors[group] for group, w in parts.items()))
-            found[name] = Interval(value, value - half, value + half, sizes[name], NORMAL, "share")
-        return found
-    generator = random.Random(seed)
-    draws: dict[str, list[float]] = {name: [] for name in weights}
-    for _ in range(RESAMPLES):
-        drawn = {group: fmean(generator.choices(values, k=len(values))) for group, values in groups.items()}
-        for name, parts in weights.items():
-            draws[name].append(weigh(drawn, parts))
-    return {name: percentiles(weigh(means, weights[name]), draws[name], sizes[name], "share") for name in weights}
+    gone, come = (lost + 1) / (n + 2), (won + 1) / (n + 2)
+    half = Z * sqrt((gone + come - (come - gone) ** 2) / (n + 2))
+    change, low, high = (won - lost) / n, max(-1.0, come - gone - half), min(1.0, come - gone + half)
+    return Interval(change, min(change, low), max(change, high), n, BONETT_PRICE, "share")
+
+
+def weighted_sum(parts: Mapping[str, Interval], weights: Mapping[str, float]) -> Interval:
+    """A weighted sum of independent shares, or of changes of shares, from their intervals; no weight is below 0.
+
+    Each bound lies as far from the sum as the parts' bounds from the parts, added as squares (MOVER, the method of
+    variance estimates recovery: Zou, Huang and Zhang 2009), so it has a width also where all parts are 0 or 1.
+    """
+    there = [(weight, parts[name]) for name, weight in weights.items() if weight]
+    value = fsum(weight * part.value for weight, part in there)
+    below = sqrt(fsum((weight * (part.value - part.low)) ** 2 for weight, part in there))
+    above = sqrt(fsum((weight * (part.high - part.value)) ** 2 for weight, part in there))
+    method = f"{MOVER} {'/'.join(dict.fromkeys(part.method for _, part in there))}"
+    return Interval(value, value - below, value + above, sum(part.n for _, part in there), method, "share")
 
 
 def weigh(means: Mapping[str, float], weights: Mapping[str, float]) -> float:

@@ -166,6 +166,8 @@ def evaluate(
     )  # fmt: skip
     if dry_run:
         return console.print_record("plan", evaluation.plan(settings, checks=checks), as_json=as_json)
+    for note in evaluation.note_mismatch(settings):
+        console.log(f"note: {note}")
     with console.progress_counter("grading") as progress:
         evaluation.evaluate(settings, checks=checks, progress=progress)
     return report(evaluation.read_recorded(output), checks, as_json=as_json)

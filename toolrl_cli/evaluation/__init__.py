@@ -2,7 +2,7 @@
 
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.gates import FAIL_UNDER, MAX_DROP, read_gates
-from toolrl_cli.evaluation.planning import pick, read_ids, sample, to_prompt
+from toolrl_cli.evaluation.planning import note_mismatch, pick, read_ids, sample, to_prompt
 from toolrl_cli.evaluation.recorded import RESULTS, SUMMARY, Recorded, read_recorded
 from toolrl_cli.evaluation.rescore import rescore
 from toolrl_cli.evaluation.review import Review, ReviewConfig, review
@@ -25,6 +25,7 @@ __all__ = [
     "Tally",
     "evaluate",
     "find_exhibits",
+    "note_mismatch",
     "pick",
     "plan",
     "read_gates",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 
 from toolrl_cli.benches.base import Result
-from toolrl_cli.benches.stats import MCNEMAR, Interval, bootstrap_difference, bootstrap_weighted, mcnemar, paired, weigh
+from toolrl_cli.benches.stats import MCNEMAR, Interval, bonett_price, bootstrap_difference, mcnemar, weigh, weighted_sum
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.evaluation.recorded import Recorded
 from toolrl_cli.evaluation.summary import Summary, Table, count_entries, show_number, spell
@@ -87,7 +87,7 @@ def compare(now: Recorded, before: Recorded) -> Comparison:
         other_prompts=other_prompts,
         flips=find_flips(pairs),
         metrics=compare_metrics(pairs, now.summary, now.manifest.seed),
-        categories=compare_categories(pairs, now.manifest.seed),
+        categories=compare_categories(pairs),
         notes=tuple(describe_differences(now, before, other_prompts, len(pairs))),
     )
 
@@ -101,14 +101,17 @@ def find_flips(pairs: Sequence[Pair]) -> Flips:
 
 def compare_metrics(pairs: Sequence[Pair], summary: Summary, seed: int) -> dict[str, Change]:
     """The change of every metric that can be told from single entries, in the order of the summary."""
-    found = compare_weighted(pairs, summary, seed)
+    found = compare_weighted(pairs, summary)
     headline = next(iter(summary.metrics))
     for name, metric in summary.metrics.items():
         values = [(value_of(before, name, headline), value_of(now, name, headline)) for before, now in pairs]
         both = [(a, b) for a, b in values if a is not None and b is not None]
         if name not in summary.weights and both:
             before, now = zip(*both, strict=True)
-            difference = bootstrap_difference(before, now, seed=seed, unit=metric.unit)
+            if metric.unit == "share" and {*before, *now} <= {0.0, 1.0}:
+                difference = compare_shares(before, now)
+            else:
+                difference = bootstrap_difference(before, now, seed=seed, unit=metric.unit)
             found[name] = Change(fmean(before), fmean(now), difference)
     return {name: found[name] for name in summary.metrics if name in found}
 
@@ -121,26 +124,31 @@ def value_of(result: Result, metric: str, headline: str) -> float | None:
     return float(value) if isinstance(value, (bool, int, float)) else None
 
 
-def compare_weighted(pairs: Sequence[Pair], summary: Summary, seed: int) -> dict[str, Change]:
+def compare_shares(before: Sequence[float], now: Sequence[float]) -> Interval:
+    """The difference between two shares of the same entries, each of which counts as 0 or 1."""
+    changes = [after - earlier for earlier, after in zip(before, now, strict=True)]
+    return bonett_price(sum(change < 0 for change in changes), sum(change > 0 for change in changes), len(changes))
+
+
+def compare_weighted(pairs: Sequence[Pair], summary: Summary) -> dict[str, Change]:
     """The change of every weighted sum of accuracies, all of whose categories have pairs."""
-    groups = group_pairs(pairs)
-    weights = {name: parts for name, parts in summary.weights.items() if parts.keys() <= groups.keys()}
-    before = {category: fmean(b.correct for b, _ in group) for category, group in groups.items()}
-    now = {category: fmean(n.correct for _, n in group) for category, group in groups.items()}
-    changes = {category: [float(n.correct - b.correct) for b, n in group] for category, group in groups.items()}
+    changes = compare_categories(pairs)
+    differences = {category: change.difference for category, change in changes.items()}
+    before = {category: change.before for category, change in changes.items()}
+    now = {category: change.now for category, change in changes.items()}
     return {
-        name: Change(weigh(before, weights[name]), weigh(now, weights[name]), paired(difference))
-        for name, difference in bootstrap_weighted(changes, weights, seed=seed).items()
+        name: Change(weigh(before, parts), weigh(now, parts), weighted_sum(differences, parts))
+        for name, parts in summary.weights.items()
+        if parts.keys() <= changes.keys()
     }
 
 
-def compare_categories(pairs: Sequence[Pair], seed: int) -> dict[str, Change]:
+def compare_categories(pairs: Sequence[Pair]) -> dict[str, Change]:
     """The change in accuracy of every category."""
     changes = {}
     for category, group in group_pairs(pairs).items():
         before, now = ([float(pair[side].correct) for pair in group] for side in (0, 1))
-        difference = bootstrap_difference(before, now, seed=seed, unit="share")
-        changes[category] = Change(fmean(before), fmean(now), difference)
+        changes[category] = Change(fmean(before), fmean(now), compare_shares(before, now))
     return changes
 
 

@@ -12,6 +12,17 @@ from toolrl_cli.training.config import FormatName
 
 OPTIONS = {"data": "--data FILE", "categories": "--category"}
 """Fields whose option is not spelled as they are."""
+USED_BY = {
+    "engine": ("model",),
+    "batch_size": ("model",),
+    "allow_mismatch": ("model",),
+    "concurrency": ("endpoint",),
+    "retries": ("endpoint",),
+    "timeout": ("endpoint",),
+    "temperature": ("model", "endpoint"),
+    "max_new_tokens": ("model", "endpoint"),
+}
+"""The sources of completions for which a field does something, where it does not for all."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +109,18 @@ def check_source(config: EvalConfig) -> None:
         raise UsageError("--tools native belongs to --endpoint; for a local model give --format native")
     if config.tools == "native" and config.template is not None:
         raise UsageError("--template words a prompt that --tools native leaves to the server; leave one out")
-    if config.model is None and config.engine != "transformers":
-        raise UsageError("--engine belongs to --model; leave it out")
+    refuse_idle(config)
     if min(config.samples, config.concurrency) < 1 or config.retries < 0:
         raise UsageError("--samples and --concurrency are at least 1, --retries at least 0")
     if config.samples > 1 and not config.temperature and config.predictions is None:
         raise UsageError("greedy samples are all the same; give --temperature, such as 0.7, with --samples")
+
+
+def refuse_idle(config: EvalConfig) -> None:
+    """Raise `UsageError` for an option that does nothing for the source of completions."""
+    for field in fields(config):
+        sources = USED_BY.get(field.name, ())
+        idle = sources and all(getattr(config, source) is None for source in sources)
+        if idle and getattr(config, field.name) != field.default:
+            option, owners = field.name.replace("_", "-"), " and ".join(f"--{source}" for source in sources)
+            raise UsageError(f"--{option} belongs to {owners}; leave it out")

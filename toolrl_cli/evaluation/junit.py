@@ -9,12 +9,32 @@ from xml.etree import ElementTree
 
 from toolrl_cli.benches.base import Result
 from toolrl_cli.benches.failures import ERROR_TYPES
+from toolrl_cli.errors import DataError, UsageError
 from toolrl_cli.jsonl import open_atomic
 
 NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, not even escaped: control characters, lone surrogates."""
 LONGEST = 4000
 """The most characters of a completion."""
+REPORT = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<testsuites?[\s>/]")
+"""How a JUnit report begins."""
+
+
+def refuse_other_file(path: Path) -> None:
+    """Raise `UsageError` when a file is there that is no JUnit report, so that only reports are ever replaced.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(1024)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    if not REPORT.match(start):
+        raise UsageError(f"--junit {path}: replaces no file but a JUnit report, which this is not; choose another file")
 
 
 def write_junit(path: Path, bench: str, results: Iterable[Result]) -> None:
@@ -24,7 +44,9 @@ def write_junit(path: Path, bench: str, results: Iterable[Result]) -> None:
 
     Raises:
         SetupError: the file cannot be written.
+        UsageError: it is there, and no JUnit report.
     """
+    refuse_other_file(path)
     suites: dict[str, list[Result]] = {}
     for result in results:
         suites.setdefault(result.category, []).append(result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -86,15 +86,16 @@ def get_ready(config: EvalConfig) -> Iterator[Ready]:
     manifest = describe_run(config, text_format, content)
     with find_bench(config.bench).open(config, text_format) as bench:
         entries = bench.entries()
+        chosen = choose(entries, config)
         recorded: RecordedEngine | None = None
-        notes: tuple[str, ...] = ()
+        notes = note_mismatch(config, text_format)
         if config.predictions is not None:
             turns, samples = {entry.id: entry.turns for entry in entries}, config.samples
             completions = read_predictions(
                 config.predictions, text_format, turns=turns, samples=samples, content=content
             )
-            recorded, notes = RecordedEngine(completions), describe_unused(completions, entries, samples)
-        chosen = sample(pick(entries, config.ids, config.categories), config.limit, config.seed)
+            recorded = RecordedEngine(completions)
+            notes = describe_predictions(completions, list(turns), [entry.id for entry in chosen], samples)
         requests = [request for entry in chosen for request in ask(entry, text_format, config.samples)]
         by_key = {request.prompt.key: request for request in requests}
         yield Ready(config, manifest, text_format, bench, by_key, recorded, notes)
@@ -109,16 +110,30 @@ def settle_format(config: EvalConfig) -> TextFormat:
     text_format = choose_format(config.model, config.format, config.template)
     if config.tools == "native":
         text_format = ServedFormat(text_format)
-    folder = Path(config.model or "")
-    if config.model is None or not (folder / FILE_NAME).is_file():
-        return text_format
-    trained = read_manifest(folder).hashes.get("format", text_format.digest)
-    if trained != text_format.digest and not config.allow_mismatch:
+    mismatch = find_mismatch(config, text_format)
+    if mismatch is not None and not config.allow_mismatch:
         raise ConfigError(
-            f"{folder}: trained with prompt format {trained}, evaluated with {text_format.digest}; "
+            f"{mismatch}; "
             "leave out --format and --template, use the toolrl version of the training, or --allow-mismatch"
         )
     return text_format
+
+
+def find_mismatch(config: EvalConfig, text_format: TextFormat) -> str | None:
+    """That a model was trained in another prompt format than this, None when it was not or nothing tells."""
+    folder = Path(config.model or "")
+    if config.model is None or not (folder / FILE_NAME).is_file():
+        return None
+    trained = read_manifest(folder).hashes.get("format", text_format.digest)
+    if trained == text_format.digest:
+        return None
+    return f"{folder}: trained with prompt format {trained}, evaluated with {text_format.digest}"
+
+
+def note_mismatch(config: EvalConfig, text_format: TextFormat | None = None) -> tuple[str, ...]:
+    """The note that a model sees another prompt than in its training, if it does; raise as `settle_format`."""
+    mismatch = find_mismatch(config, text_format or settle_format(config))
+    return () if mismatch is None else (f"another prompt than in training: {mismatch}",)
 
 
 def describe_run(config: EvalConfig, text_format: TextFormat, predictions: bytes | None) -> Manifest:
@@ -175,6 +190,11 @@ def read_ids(texts: Iterable[str]) -> tuple[str, ...]:
             raise UsageError(f"--ids {text}: no ids; give ids with commas between, or a file with one a line")
         found |= dict.fromkeys(id.strip() for id in ids if id.strip())
     return tuple(found)
+
+
+def choose(entries: Sequence[Entry], config: EvalConfig) -> list[Entry]:
+    """The entries that are evaluated; raise as `pick`."""
+    return sample(pick(entries, config.ids, config.categories), config.limit, config.seed)
 
 
 def pick(entries: Sequence[Entry], ids: Sequence[str], categories: Sequence[str] = ()) -> list[Entry]:
@@ -240,17 +260,26 @@ def hash_prompt(prompt: Prompt) -> str:
     return hashlib.sha256(dump_json(given).encode()).hexdigest()[:16]
 
 
-def describe_unused(predictions: Iterable[Key], entries: Sequence[Entry], samples: int) -> tuple[str, ...]:
-    """Notes on predictions that belong to no entry, or to a sample that is not asked for; none when all are used."""
-    ids = {entry.id for entry in entries}
-    unknown = [key for key in predictions if key[0] not in ids]
-    surplus = [key for key in predictions if key[0] in ids and key[1] >= samples]
+def describe_predictions(
+    predictions: Collection[Key], entries: Collection[str], chosen: Sequence[str], samples: int
+) -> tuple[str, ...]:
+    """Notes on predictions that fit no sample of the bench's entries, and on samples of the chosen that lack one.
+
+    Entries are given by id. A lone answer that is missing needs no note: the errors list it.
+    """
+    known = set(entries)
+    others = [id for id, _ in predictions if id not in known]
+    surplus = [(id, number) for id, number in predictions if id in known and number >= samples]
+    missing = [(id, number) for id in chosen for number in range(samples) if (id, number) not in predictions]
     notes = []
-    if unknown:
-        notes.append(f"predictions that belong to no entry: {len(unknown)}, the first of {unknown[0][0]!r}")
+    if others:
+        notes.append(f"predictions of entries that are not evaluated here: {len(others)}, the first of {others[0]!r}")
     if surplus:
         id, number = surplus[0]
         notes.append(f"predictions of further samples, not used: {len(surplus)}, the first {number} of {id!r}")
+    if missing and samples > 1:
+        id, number = missing[0]
+        notes.append(f"samples without a prediction, counted wrong: {len(missing)}, the first {number} of {id!r}")
     return tuple(notes)
 
 

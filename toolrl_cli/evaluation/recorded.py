@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,9 @@ import msgspec
 from toolrl_cli.benches.base import Bench, Entry, Result
 from toolrl_cli.benches.failures import PASSING
 from toolrl_cli.benches.registry import find_bench
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import ConfigError, DataError, UsageError
 from toolrl_cli.evaluation.config import EvalConfig
-from toolrl_cli.evaluation.planning import hash_data
+from toolrl_cli.evaluation.planning import choose, hash_data
 from toolrl_cli.evaluation.summary import Summary
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.served import ServedFormat
@@ -38,12 +38,13 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Reopened:
-    """The bench of a finished evaluation, its entries by id in its own order, and the text format."""
+    """The bench of a finished evaluation, its entries by id in its own order, the ids evaluated, the text format."""
 
     config: EvalConfig
     bench: Bench
     text_format: TextFormat
     entries: Mapping[str, Entry]
+    chosen: Sequence[str]
 
 
 def read_recorded(folder: Path) -> Recorded:
@@ -126,17 +127,19 @@ def reopen(folder: Path, manifest: Manifest, *, bfcl_wheel: Path | None = None) 
     if config.tools == "native":
         text_format = ServedFormat(text_format)
     with find_bench(config.bench).open(config, text_format) as bench:
-        yield Reopened(config, bench, text_format, {entry.id: entry for entry in bench.entries()})
+        entries = bench.entries()
+        chosen = [entry.id for entry in choose(entries, config)]
+        yield Reopened(config, bench, text_format, {entry.id: entry for entry in entries}, chosen)
 
 
 def recorded_config(folder: Path, manifest: Manifest, bfcl_wheel: Path | None) -> EvalConfig:
-    """The configuration that a manifest records; raise `ConfigError` when this version cannot read it."""
+    """The configuration that a manifest records; raise `ConfigError` when this version cannot follow it."""
     rest = {"output": folder, "seed": manifest.seed, "bfcl_wheel": bfcl_wheel}
     if manifest.config.get("served_model"):
         rest["endpoint"] = manifest.parent
     try:
         return msgspec.convert(manifest.config | rest, EvalConfig, dec_hook=lambda kind, value: kind(value))
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UsageError) as error:
         raise ConfigError(
             f"{folder}: made by a toolrl that this one cannot follow ({error}); evaluate again"
         ) from error

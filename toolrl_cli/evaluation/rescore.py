@@ -13,9 +13,10 @@ from toolrl_cli.errors import DataError
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.planning import (
     Request,
-    describe_unused,
+    describe_predictions,
     hash_graders,
     hash_prompt,
+    note_mismatch,
     source_of,
     to_prompt,
 )
@@ -51,12 +52,13 @@ def rescore(folder: Path, *, bfcl_wheel: Path | None = None, progress: Progress 
 
     Raises:
         ConfigError: the reward or the format is unknown.
-        DataError: the folder holds no finished evaluation, or its data have changed.
+        DataError: the folder holds no finished evaluation, results are lost, or its data have changed.
         SetupError: the wheel cannot be had.
     """
     manifest, before = read_finished(folder), list(read_results(folder / RESULTS).values())
     with reopen(folder, manifest, bfcl_wheel=bfcl_wheel) as opened:
         refuse_unknown(folder, before, opened)
+        refuse_gaps(folder, before, opened)
         now: list[Result] = []
         other_prompts = 0
         for result in before:
@@ -68,7 +70,7 @@ def rescore(folder: Path, *, bfcl_wheel: Path | None = None, progress: Progress 
         changes = describe_changes(before, now, other_prompts)
         places = {id: place for place, id in enumerate(opened.entries)}
         in_order = sorted(now, key=lambda result: (places[result.id], result.sample or 0))
-        notes = (*note_predictions(opened, manifest), *changes)
+        notes = (*note_mismatch(opened.config, opened.text_format), *note_predictions(opened, manifest), *changes)
         summary = summarize(opened.bench, in_order, source_of(opened.config), manifest.seed, notes)
     manifest = replace(manifest, rescored=describe_grader(opened.config, opened.text_format) | {"notes": list(changes)})
     write_records(folder / RESULTS, [result.to_json() for result in now])
@@ -78,12 +80,12 @@ def rescore(folder: Path, *, bfcl_wheel: Path | None = None, progress: Progress 
 
 
 def note_predictions(opened: Reopened, manifest: Manifest) -> tuple[str, ...]:
-    """The note on predictions that belong to no entry, where they are still what was evaluated."""
+    """The notes on predictions, where they are still what was evaluated."""
     path = opened.config.predictions
     if path is None or not path.is_file() or hash_file(path) != manifest.hashes.get("predictions"):
         return ()
     predictions = read_predictions(path, opened.text_format)
-    return describe_unused(predictions, list(opened.entries.values()), opened.config.samples)
+    return describe_predictions(predictions, opened.entries, opened.chosen, opened.config.samples)
 
 
 def refuse_unknown(folder: Path, results: Iterable[Result], opened: Reopened) -> None:
@@ -91,6 +93,18 @@ def refuse_unknown(folder: Path, results: Iterable[Result], opened: Reopened) ->
     gone = [result.id for result in results if result.id not in opened.entries]
     if gone:
         raise DataError(f"{folder}: {len(gone)} results, such as {gone[0]}, are of entries the bench has no more")
+
+
+def refuse_gaps(folder: Path, results: Iterable[Result], opened: Reopened) -> None:
+    """Raise `DataError` when an entry that was evaluated, or a sample of it, has no result."""
+    there = {result.key for result in results}
+    wanted = [(id, number) for id in opened.chosen for number in range(opened.config.samples)]
+    lost = [key for key in wanted if key not in there]
+    if lost:
+        raise DataError(
+            f"{folder / RESULTS}: {len(lost)} results of the evaluation are not there, the first of {lost[0][0]}; "
+            "repeat the command that made it with --resume, which asks for them again"
+        )
 
 
 def grade_again(opened: Reopened, request: Request, before: Result) -> Result:

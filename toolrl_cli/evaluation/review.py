@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from toolrl_cli.benches.stats import Unit
 from toolrl_cli.errors import UsageError
 from toolrl_cli.evaluation.compare import Comparison, compare, comparison_tables, flips_line, refuse_other_bench
 from toolrl_cli.evaluation.gates import MAX_DROP, Gate, check_drops, check_levels, check_limits, enforce
-from toolrl_cli.evaluation.junit import write_junit
+from toolrl_cli.evaluation.junit import refuse_other_file, write_junit
 from toolrl_cli.evaluation.recorded import Recorded, read_recorded
 from toolrl_cli.evaluation.summary import Summary, Table, summary_tables
 from toolrl_cli.records import Json
@@ -21,7 +21,7 @@ class ReviewConfig:
     """What an evaluation is held against; limits are by metric or category (see `gates`).
 
     Raises:
-        UsageError: a drop is limited, but there is no baseline.
+        UsageError: a drop is limited, but there is no baseline; `junit` is a file that is no JUnit report.
     """
 
     baseline: Path | None = None
@@ -32,15 +32,24 @@ class ReviewConfig:
     def __post_init__(self) -> None:
         if self.max_drop and self.baseline is None:
             raise UsageError(f"{MAX_DROP} compares with an earlier evaluation; give it as --baseline DIR")
+        if self.junit is not None:
+            refuse_other_file(self.junit)
 
-    def check(self, bench: str, units: Mapping[str, Unit] | None = None) -> None:
-        """Find before a long run what would fail after it; `units` are of the metrics and categories of its summary.
+    def check(self, bench: str, units: Mapping[str, Unit] | None = None, own: Iterable[Path] = ()) -> None:
+        """Find before a long run what would fail after it.
+
+        Args:
+            bench: what is evaluated on.
+            units: of the metrics and categories of its summary.
+            own: the files that the run itself will write.
 
         Raises:
             ConfigError: the baseline is of another bench.
             DataError: the baseline is no finished evaluation.
-            UsageError: a limit names what there will not be, or is out of reach.
+            UsageError: a limit names what there will not be, or is out of reach; `junit` is one of its `own` files.
         """
+        if self.junit is not None and self.junit.resolve() in {path.resolve() for path in own}:
+            raise UsageError(f"--junit {self.junit}: a file that the evaluation itself writes; choose another file")
         if units is not None:
             check_limits(self.fail_under, self.max_drop, units)
         if self.baseline is not None:

@@ -57,11 +57,11 @@ def evaluate(
         SetupError: the model, the wheel or the training extra is missing.
     """
     with get_ready(config) as ready:
-        checks.check(config.bench, ready.foresee())
+        checks.check(config.bench, ready.foresee(), own_files(config))
         manifest, text_format, bench, requests = ready.manifest, ready.text_format, ready.bench, ready.requests
         engine = ready.recorded or engine
         check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
-        manifest = keep_rescored(config, manifest)
+        manifest = keep_earlier(config, manifest)
         done = read_finished_lines(config.output / RESULTS) if config.resume else {}
         refuse_other_prompts(config.output, done, requests)
         answered = {key for key, result in done.items() if result.error_type not in PASSING}
@@ -69,6 +69,7 @@ def evaluate(
         if pending:
             # The model loads before the folder is made, so that a wrong name leaves nothing behind.
             engine = engine or load_engine(config, text_format)
+            manifest = add_endpoint(config, manifest)
             open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
             keep_template(config.output, text_format)
             graded = record(run(bench, pending, engine, text_format), config.output, manifest)
@@ -96,13 +97,19 @@ def plan(config: EvalConfig, *, checks: ReviewConfig = UNCHECKED) -> Json:
         ConfigError, DataError, SetupError: as `evaluate`, and where the model's name is that of none.
     """
     with get_ready(config) as ready:
-        checks.check(config.bench, ready.foresee())
+        checks.check(config.bench, ready.foresee(), own_files(config))
         check_output(config.output, ready.manifest, resume=config.resume, overwrite=config.overwrite)
         if config.model is not None:
             from toolrl_cli.training.models import resolve_model
 
             resolve_model(config.model, weights=False)
         return ready.plan()
+
+
+def own_files(config: EvalConfig) -> list[Path]:
+    """The files that an evaluation writes or adds to."""
+    names = (FILE_NAME, RESULTS, SUMMARY, TEMPLATE_FILE)
+    return [*(config.output / name for name in names), *([config.record] if config.record else [])]
 
 
 def load_engine(config: EvalConfig, text_format: TextFormat) -> Engine:
@@ -167,12 +174,20 @@ def record(results: Iterable[Result], folder: Path, manifest: Manifest) -> Itera
             yield result
 
 
-def keep_rescored(config: EvalConfig, manifest: Manifest) -> Manifest:
-    """The manifest of a resumed evaluation that was graded anew in between, which goes on saying so."""
+def keep_earlier(config: EvalConfig, manifest: Manifest) -> Manifest:
+    """The manifest of a resumed evaluation, which goes on saying what graded it anew and which servers were asked."""
     if not (config.resume and (config.output / FILE_NAME).is_file()):
         return manifest
     earlier = read_manifest(config.output)
-    return replace(manifest, hashes=earlier.hashes, rescored=earlier.rescored)
+    kept = replace(manifest, hashes=earlier.hashes, rescored=earlier.rescored, endpoints=earlier.endpoints)
+    return replace(kept, parent=earlier.parent) if config.endpoint else kept
+
+
+def add_endpoint(config: EvalConfig, manifest: Manifest) -> Manifest:
+    """The manifest with the server that is asked now behind those that were asked before."""
+    if config.endpoint is None:
+        return manifest
+    return replace(manifest, endpoints=list(dict.fromkeys([*(manifest.endpoints or ()), config.endpoint])))
 
 
 def refuse_silence(config: EvalConfig, results: Sequence[Result]) -> None:

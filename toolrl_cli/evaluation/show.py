@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from toolrl_cli.benches.base import Bench, Entry, Result, ShowsGold
+from toolrl_cli.benches.base import Bench, Entry, Result, ShowsGold, read_answer
 from toolrl_cli.errors import UsageError, nearest
 from toolrl_cli.evaluation.planning import hash_prompt, to_prompt
 from toolrl_cli.evaluation.recorded import read_finished, read_graded, reopen
+from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Prompt
 from toolrl_cli.jsonl import dump_json
-from toolrl_cli.records import Json
+from toolrl_cli.records import Completion, Json
 
 Wanted = Literal["wrong", "right", "all"]
+LONGEST = 8000
+"""The most characters of a text that a person is shown."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Exhibit:
         """What is shown below each other, and in each of these beside each other."""
         prompt = "prompt" if self.same_prompt else "prompt (as it is now; another one was answered)"
         shown: list[Mapping[str, str]] = [{prompt: self.prompt}, {"gold": self.gold, "prediction": self.prediction}]
-        return [*shown, {"reason": self.reason}] if self.reason else shown
+        shown += [{"reason": self.reason}] if self.reason else []
+        return [{name: shorten(text) for name, text in row.items()} for row in shown]
 
 
 def find_exhibits(
@@ -82,10 +86,7 @@ def find_exhibits(
             and wanted in ("all", "right" if results[id].correct else "wrong")
             and (not categories or results[id].category in categories)
         )
-        return [
-            exhibit(opened.bench, entry, to_prompt(entry, opened.text_format), result)
-            for entry, result in islice(chosen, limit)
-        ]
+        return [exhibit(opened.bench, entry, opened.text_format, result) for entry, result in islice(chosen, limit)]
 
 
 def refuse_unknown(categories: tuple[str, ...], results: Mapping[str, Result]) -> None:
@@ -97,8 +98,9 @@ def refuse_unknown(categories: tuple[str, ...], results: Mapping[str, Result]) -
             raise UsageError(f"--category {category}: no results of it here; choose from {choices}")
 
 
-def exhibit(bench: Bench, entry: Entry, prompt: Prompt, result: Result) -> Exhibit:
+def exhibit(bench: Bench, entry: Entry, text_format: TextFormat, result: Result) -> Exhibit:
     """One entry with its answer."""
+    prompt = to_prompt(entry, text_format)
     return Exhibit(
         id=result.id,
         category=result.category,
@@ -108,7 +110,7 @@ def exhibit(bench: Bench, entry: Entry, prompt: Prompt, result: Result) -> Exhib
         prompt="\n".join(prompt_lines(prompt)),
         same_prompt=hash_prompt(prompt) == result.prompt_hash,
         gold=bench.gold(entry) if isinstance(bench, ShowsGold) else "(this bench shows none)",
-        prediction=prediction_of(result),
+        prediction=prediction_of(result, turns_of(result, text_format) if entry.turns > 1 else ()),
         reason=result.reason,
     )
 
@@ -126,11 +128,26 @@ def prompt_lines(prompt: Prompt) -> Iterator[str]:
             yield dump_json(rest)
 
 
-def prediction_of(result: Result) -> str:
-    """The completions of an entry, in a dialogue each under its number."""
+def turns_of(result: Result, text_format: TextFormat) -> list[int]:
+    """The turn of each completion of a dialogue, from 1; an answer without calls that can be read ends its turn."""
+    ended = [not read_answer(text_format, Completion(text)).calls for text in result.steps or ()]
+    return [1 + sum(ended[:position]) for position in range(len(ended))]
+
+
+def prediction_of(result: Result, turns: Sequence[int]) -> str:
+    """The completions of an entry, in a dialogue each under its number, where a turn begins under the turn's too."""
     if result.completion is None:
         return "(none)"
     cut = "\n(cut off at the token limit)" if result.truncated else ""
-    steps = result.steps or []
-    numbered = "\n".join(f"[answer {number}]\n{text}" for number, text in enumerate(steps, start=1))
-    return (numbered or result.completion) + cut
+    lines: list[str] = []
+    for position, text in enumerate(result.steps or ()):
+        opens = bool(turns) and turns[position] not in turns[:position]
+        lines += [f"[turn {turns[position]}]"] if opens else []
+        lines += [f"[answer {position + 1}]", text]
+    return ("\n".join(lines) or result.completion) + cut
+
+
+def shorten(text: str) -> str:
+    """The beginning of a long text, with a line that says how much is left out."""
+    left = len(text) - LONGEST
+    return text if left <= 0 else f"{text[:LONGEST]}\n({left} more characters; --json shows them)"

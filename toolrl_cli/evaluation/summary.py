@@ -43,17 +43,23 @@ class Tally:
 
 @dataclass(frozen=True)
 class ErroredEntry:
-    """An entry that is counted wrong without a verdict on an answer, and why."""
+    """An entry that is counted wrong without a verdict on an answer, and why; `sample` where it has several."""
 
     id: str
     category: str
     error_type: str
     error: str
+    sample: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return self.id if self.sample is None else f"{self.id}, sample {self.sample}"
 
 
 @dataclass(frozen=True)
 class Errors:
-    """The entries without a verdict of their own: how many, and the first of them."""
+    """The entries without a verdict of their own, each sample for itself: how many, and the first of them."""
 
     n: int
     shown: tuple[ErroredEntry, ...]
@@ -100,9 +106,9 @@ def summarize(bench: Bench, results: Sequence[Result], source: str, seed: int, n
         weights=findings.weights,
         categories={category: tally(group) for category, group in groups.items()},
         outcomes=dict(sorted(Counter(result.outcome or "no_prediction" for result in first).items())),
-        errors=list_errors(first),
+        errors=list_errors(results),
         official=findings.official,
-        notes=(*notes, *describe_unset(first), *findings.notes),
+        notes=(*notes, *describe_unset(results), *findings.notes),
         samples=measure_spread(results) if several else None,
     )
 
@@ -112,7 +118,7 @@ def describe_unset(results: Sequence[Result]) -> Iterator[str]:
     names = sorted({name for result in results for name in result.unset or ()})
     if names:
         n = sum(bool(result.unset) for result in results)
-        yield f"{n} entries were answered by the server's own {' and '.join(names)}, since it takes no other"
+        yield f"{n} answers were drawn by the server's own {' and '.join(names)}, since it takes no other"
 
 
 def tally(results: Sequence[Result]) -> Tally:
@@ -131,7 +137,7 @@ def tally(results: Sequence[Result]) -> Tally:
 def list_errors(results: Sequence[Result]) -> Errors:
     """The results without a verdict of their own."""
     errored = [r for r in results if r.error_type in ERROR_TYPES]
-    shown = [ErroredEntry(r.id, r.category, str(r.error_type), r.error or "") for r in errored[:SHOWN]]
+    shown = [ErroredEntry(r.id, r.category, str(r.error_type), r.error or "", r.sample) for r in errored[:SHOWN]]
     return Errors(len(errored), tuple(shown))
 
 
@@ -143,7 +149,7 @@ def summary_tables(summary: Summary) -> list[Table]:
     metrics = [metric_row(name, metric) for name, metric in summary.metrics.items()]
     tables = [
         Table(f"{summary.bench}: {summary.source}", columns, categories),
-        Table(f"over all {count_entries(summary.n)}", ["metric", "value", "95% interval", "n", "method"], metrics),
+        Table("metrics", ["metric", "value", "95% interval", "n", "method"], metrics),
     ]
     tables += [official_table(summary.official)] if summary.official is not None else []
     tables += [spread_table(summary.samples)] if summary.samples is not None else []
@@ -193,9 +199,10 @@ def failure_tables(summary: Summary) -> Iterator[Table]:
 def error_tables(errors: Errors) -> Iterator[Table]:
     """The entries without a verdict; nothing where there are none."""
     if errors.n:
-        title = f"{count_entries(errors.n)} without a verdict, counted wrong"
+        what = count_entries(errors.n) if errors.shown[0].sample is None else f"{errors.n} samples of entries"
+        title = f"{what} without a verdict, counted wrong"
         title += ", the first of them" * (errors.n > SHOWN)
-        yield Table(title, ["id", "error"], [[e.id, f"{e.error_type}: {e.error}"] for e in errors.shown])
+        yield Table(title, ["id", "error"], [[e.name, f"{e.error_type}: {e.error}"] for e in errors.shown])
 
 
 def tally_row(name: str, tally: Tally) -> list[str]:

@@ -132,6 +132,8 @@ def read_completion(record: Json, text_format: TextFormat) -> Completion:
     if ("completion" in record) == ("tool_calls" in record):
         raise DataError(f"a prediction needs {KINDS}")
     if "tool_calls" in record:
+        if record["tool_calls"] is not None:
+            expect(record["tool_calls"], list, "tool_calls")
         try:
             return Completion(text_format.render_target(Target.from_json(record)))
         except FormatError as error:

@@ -61,11 +61,20 @@ def read_reply(raw: object, prompt: Prompt, native: TextFormat | None) -> Comple
     try:
         choice = expect_each(reply.get("choices"), dict, "choices")[0]
         message = expect(choice.get("message"), dict, "message")
-        content = expect_optional_text(message, "content") or ""
+        content = read_content(message) or ""
     except (DataError, IndexError) as error:
         raise DataError(f"the answer holds no message ({error})") from error
     text = content if native is None else write_native(message, content, prompt, native)
     return Completion(text, truncated=choice.get("finish_reason") == "length")
+
+
+def read_content(message: Json) -> str | None:
+    """The content of a message, which some servers give as a list of parts; raise `DataError` when it is no text."""
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = expect_each(content, dict, "content")
+        return "".join(expect(part.get("text"), str, "content.text") for part in parts if part.get("type") == "text")
+    return expect_optional_text(message, "content")
 
 
 def write_native(message: Json, content: str, prompt: Prompt, text_format: TextFormat) -> str:

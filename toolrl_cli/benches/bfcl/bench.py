@@ -16,7 +16,7 @@ from toolrl_cli.benches.bfcl.process import Checker
 from toolrl_cli.benches.bfcl.tools import to_tool
 from toolrl_cli.benches.bfcl.weights import weigh_categories
 from toolrl_cli.benches.failures import nearest_failure
-from toolrl_cli.benches.stats import Unit, bootstrap_weighted, wilson
+from toolrl_cli.benches.stats import Unit, weighted_sum, wilson
 from toolrl_cli.downloads import Wheel, check_hash, unpack_wheel
 from toolrl_cli.errors import SetupError
 from toolrl_cli.jsonl import dump_json
@@ -134,10 +134,10 @@ class BfclBench:
         total, correct = Counter(r.category for r in results), Counter(r.category for r in results if r.correct)
         official = self._edition.aggregate({category: correct[category] / n for category, n in total.items()})
         weights = weigh_categories(self._edition.aggregate, tuple(total))
-        hits = {c: [1.0] * correct[c] + [0.0] * (n - correct[c]) for c, n in total.items()}
+        accuracies = {category: wilson(correct[category], n) for category, n in total.items()}
         metrics = {
             "accuracy": wilson(correct.total(), total.total()),
-            **bootstrap_weighted(hits, weights, seed=seed),
+            **{name: weighted_sum(accuracies, parts) for name, parts in weights.items()},
         }
         notes = tuple(describe(self._edition, total, results))
         return Findings(metrics, {"version": self._edition.wheel.requirement, **official}, notes, weights)
