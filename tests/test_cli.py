@@ -379,9 +379,6 @@ class TestOptions:
         [(key, parsed)] = parse_settings([f"key={text}"], "--set").items()
         assert (key, parsed, type(parsed)) == ("key", value, type(value))
 
-    def test_the_last_setting_wins(self) -> None:
-        assert parse_settings(["a=1", "b=2", "a=3"], "--set") == {"a": 3, "b": 2}
-
     @pytest.mark.parametrize("setting", ["", "a", "=1"])
     def test_a_setting_without_key_or_value(self, setting: str) -> None:
         with pytest.raises(ConfigError) as error:

@@ -278,7 +278,7 @@ def test_stop_tokens_are_those_the_model_declares(declared: object, ids: list[in
 
 @pytest.mark.slow
 def test_continuous_batching_generates(examples_file: Path, tiny_model: Path, tmp_path: Path) -> None:
-    train_grpo(configure(examples_file, tiny_model, tmp_path / "run", continuous_batching=True, max_steps=1))
+    train_grpo(configure(examples_file, tiny_model, tmp_path / "run", continuous_batching=True, max_steps=2))
     rows = read_rows(tmp_path / "run" / "completions.jsonl")
-    assert len(rows) == 4
+    assert [row["step"] for row in rows] == [0] * 4 + [1] * 4
     assert all(row["completion"] for row in rows)

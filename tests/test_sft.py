@@ -524,8 +524,9 @@ def test_a_setting_that_only_the_trainer_refuses_leaves_nothing(
     command: str, cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     words = (command, examples_file, "--model", tiny_model, "-o", tmp_path / "run", "--batch-size", 8)
-    line = refusal(cli(*words, "--set", "eval_strategy=steps"))
-    assert line.startswith("trl refuses these arguments or this data: You have set `args.eval_strategy`")
+    setting = "accelerator_config={gradient_accumulation_kwargs: {num_steps: 3}}"
+    line = refusal(cli(*words, "--micro-batch-size", 4, "--set", setting))
+    assert line.startswith("trl refuses these arguments or this data: The `AcceleratorConfig`'s `num_steps` is set but")
     assert not (tmp_path / "run").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from conftest import InProcess, refusal, snapshot
 
 from toolrl_cli.commands.options import SETTINGS, parse_settings
-from toolrl_cli.errors import ConfigError
-from toolrl_cli.training.arguments import build_arguments
+from toolrl_cli.errors import ConfigError, SetupError, UsageError
+from toolrl_cli.training.arguments import adopt_overrides, build_arguments
 from toolrl_cli.training.config import GrpoConfig, SftConfig
 
 SFT: dict[str, Any] = {"data": Path("ex.jsonl"), "model": "tiny", "output": Path("run")}
@@ -29,6 +30,8 @@ SFT: dict[str, Any] = {"data": Path("ex.jsonl"), "model": "tiny", "output": Path
         (SftConfig, {"seed": -1}, "--seed -1: must be 0 or more"),
         (SftConfig, {"batch_size": 12}, "--batch-size 12 must be a multiple of --micro-batch-size 8"),
         (GrpoConfig, {"beta": -0.1}, "--beta -0.1: must be 0 or more"),
+        (GrpoConfig, {"temperature": float("inf")}, "--temperature inf: must be finite"),
+        (GrpoConfig, {"resample_rounds": 5}, "--resample-rounds: is for --drop-flat-groups, which is not given"),
         (GrpoConfig, {"num_generations": 1}, "--num-generations 1: must be 2 or more and divide --batch-size 32"),
         (GrpoConfig, {"num_generations": 5}, "--num-generations 5: must be 2 or more and divide --batch-size 32"),
     ],
@@ -107,7 +110,17 @@ def test_arguments_take_the_options_and_the_overrides_win() -> None:
         ({"qqqq": 3}, "--set qqqq: no argument of trl.SFTConfig"),
         ({"weight_decay": "much"}, "--set weight_decay=much: trl.SFTConfig wants float"),
         ({"bf16": "maybe"}, "--set bf16=maybe: trl.SFTConfig wants bool | None"),
-        ({"optim": "no-such"}, "trl.SFTConfig refuses these arguments: no-such is not a valid OptimizerNames"),
+        ({"optim": "adamw_torc"}, "--set optim=adamw_torc: unknown; did you mean 'adamw_torch'?"),
+        ({"lr_scheduler_type": "cosin"}, "--set lr_scheduler_type=cosin: unknown; did you mean 'cosine'?"),
+        ({"logging_strategy": "q"}, "--set logging_strategy=q: unknown; choose from no, steps, epoch"),
+        ({"lr_scheduler_kwargs": "{a: "}, "--set lr_scheduler_kwargs={a: : must be a mapping, as {name: value}"),
+        ({"report_to": "wandb"}, "--set report_to: give --track"),
+        ({"eval_strategy": "steps"}, "--set eval_strategy: no data is held out; toolrl eval measures a run"),
+        ({"push_to_hub": True}, "--set push_to_hub: give --push-to-hub ORG/NAME"),
+        ({"deepspeed": "z3.json"}, "--set deepspeed: give --accelerate-config"),
+        ({"save_strategy": "no"}, "--set save_strategy: give --save-steps"),
+        ({"weight_decay": -0.1}, "--set weight_decay=-0.1: must lie in [0, inf)"),
+        ({"adam_beta2": 1.0}, "--set adam_beta2=1.0: must lie in [0, 1)"),
     ],
 )
 def test_arguments_that_trl_cannot_take_are_refused(overrides: dict[str, Any], why: str) -> None:
@@ -116,6 +129,54 @@ def test_arguments_that_trl_cannot_take_are_refused(overrides: dict[str, Any], w
     with pytest.raises(ConfigError) as refused:
         build_arguments(SFTConfig, SftConfig(**SFT, overrides=overrides), {})
     assert str(refused.value).startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        ({"num_iterations": 0}, "--set num_iterations=0: must lie in [1, inf)"),
+        ({"steps_per_generation": 0}, "--set steps_per_generation=0: must lie in [1, inf)"),
+        ({"top_k": -5}, "--set top_k=-5: must lie in [0, inf)"),
+        ({"top_p": 7}, "--set top_p=7: must lie in [0, 1]"),
+        ({"min_p": float("nan")}, "--set min_p=nan: must lie in [0, 1]"),
+        ({"repetition_penalty": 0}, "--set repetition_penalty=0: must lie in (0, inf)"),
+        ({"use_vllm": True}, "--set use_vllm: give --vllm"),
+        ({"sync_ref_model": True}, "--set sync_ref_model: without --beta there is no reference model"),
+        (
+            {"generation_kwargs": {"topp": 0.5}},
+            "--set generation_kwargs: topp is no setting of generation; did you mean 'top_p'?",
+        ),
+        ({"generation_kwargs": {"top_p": 7}}, "--set generation_kwargs: top_p=7 must lie in [0, 1]"),
+    ],
+)
+def test_arguments_that_trl_would_fail_with_later_are_refused(overrides: dict[str, Any], why: str) -> None:
+    from trl import GRPOConfig
+
+    with pytest.raises(UsageError) as refused:
+        build_arguments(GRPOConfig, GrpoConfig(**SFT, overrides=overrides), {})
+    assert str(refused.value) == why
+
+
+@pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="liger-kernel is installed")
+def test_a_kernel_that_is_missing_is_told() -> None:
+    from trl import SFTConfig
+
+    with pytest.raises(SetupError, match=r"liger-kernel is not installed; run: python -m pip install liger-kernel$"):
+        build_arguments(SFTConfig, SftConfig(**SFT, overrides={"use_liger_kernel": True}), {})
+
+
+def test_yes_and_no_are_text_where_text_is_taken() -> None:
+    from trl import SFTConfig
+
+    given = parse_settings(["logging_strategy=no", "run_name=on", "torch_compile=no", "bf16=false"], "--set")
+    adopted = adopt_overrides(SFTConfig, SftConfig(**SFT, overrides=given))
+    assert adopted.overrides == {"logging_strategy": "no", "run_name": "on", "torch_compile": False, "bf16": False}
+
+
+@pytest.mark.parametrize("option", ["--set", "--set-reward"])
+def test_a_key_that_is_given_twice_is_refused(option: str) -> None:
+    with pytest.raises(UsageError, match=rf"^{option} beta=0.2: beta is given twice$"):
+        parse_settings(["beta=0.1", "beta=0.2"], option)
 
 
 @pytest.mark.parametrize(("command", "config"), [("sft", SftConfig), ("grpo", GrpoConfig)])

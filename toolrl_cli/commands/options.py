@@ -194,25 +194,29 @@ def parse_settings(settings: list[str], option: str) -> dict[str, Any]:
     """`["key=value", ...]`, given by an option, as a dictionary of values that are read as YAML.
 
     Raises:
-        UsageError: a setting has no `=`.
+        UsageError: a setting has no `=`, or a key is given twice.
     """
-    values = {}
+    values: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise UsageError(f"{option} {setting}: must read key=value")
+        if key in values:
+            raise UsageError(f"{option} {setting}: {key} is given twice")
         values[key] = parse_value(text)
     return values
 
 
 def parse_value(text: str) -> Any:
-    """YAML as a JSON value; what JSON has not (a date) stays text, and `1e-6`, text in YAML 1.1, is a number."""
+    """YAML as a JSON value; what JSON has not (a date) stays text; as in YAML 1.2 `no` is text and `1e-6` a number."""
     import yaml
 
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+    if isinstance(value, bool) and text.strip().lower() not in ("true", "false"):
+        return text.strip()
     if not isinstance(value, str):
         return value if value is None or isinstance(value, (bool, int, float, list, dict)) else text
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -88,6 +89,8 @@ class TrainingConfig:
             if not (value >= 0 if name in MAY_BE_ZERO else value > 0):
                 lowest = "0 or more" if name in MAY_BE_ZERO else "above 0"
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: must be {lowest}")
+            if value == inf:
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: must be finite")
         for tracker in self.track:
             if getattr(find_spec(tracker), "origin", None) is None:  # none has a folder that a tracker wrote, either
                 raise SetupError(f"--track {tracker}: {tracker} is not installed; run: python -m pip install {tracker}")
@@ -207,6 +210,8 @@ class GrpoConfig(TrainingConfig):
             raise ConfigError("--set shuffle_dataset: --order decides it")
         if self.drop_flat_groups and self.tools:
             raise ConfigError("--drop-flat-groups: samples no dialogues with live tools; leave it or --tools out")
+        if self.resample_rounds != GrpoConfig.resample_rounds and not self.drop_flat_groups:
+            raise ConfigError("--resample-rounds: is for --drop-flat-groups, which is not given")
         if self.preflight == 1:
             raise ConfigError("--preflight 1: must be 2 or more; one completion has nothing to differ from")
         if self.force and not self.preflight:
