@@ -221,6 +221,9 @@ def test_junit_replaces_no_other_file(tmp_path: Path, cli: InProcess, content: s
     assert refusal(cli("eval", folder, "--junit", mine), 2) == message
     new = ["eval", "--bench", "examples", "--data", tmp_path / "ex.jsonl", "--predictions", tmp_path / "now.jsonl"]
     assert refusal(cli(*new, "-o", tmp_path / "new", "--junit", mine), 2) == message
+    assert refusal(cli(*new, "-o", tmp_path / "new", "--junit", tmp_path), 2) == (
+        f"--junit {tmp_path}: is a folder; give a file"
+    )
     own = tmp_path / "new" / "results.jsonl"
     message = f"--junit {own}: a file that the evaluation itself writes; choose another file"
     assert refusal(cli(*new, "-o", tmp_path / "new", "--junit", own), 2) == message
@@ -423,7 +426,7 @@ def test_a_long_text_is_cut_for_people_alone(tmp_path: Path) -> None:
     (found,) = find_exhibits(folder)
     assert len(str(found.to_json()["prediction"])) == 5_000_000
     shown = found.sections()[1]["prediction"].splitlines()
-    assert shown == ["word " * 1600, "(4992000 more characters; --json shows them)"]
+    assert shown == ["word " * 800, "(4992000 characters are left out; --json shows them)", "word " * 800]
 
 
 def test_the_turns_of_a_dialogue_are_told() -> None:

@@ -161,6 +161,8 @@ def dialogue_lines(answers: Sequence[Answer], between: Sequence[Sequence[Json]],
 
 
 def shorten(text: str) -> str:
-    """The beginning of a long text, with a line that says how much is left out."""
-    left = len(text) - LONGEST
-    return text if left <= 0 else f"{text[:LONGEST]}\n({left} more characters; --json shows them)"
+    """The beginning and the end of a long text, and between them a line that says how much is left out."""
+    left, half = len(text) - LONGEST, LONGEST // 2
+    if left <= 0:
+        return text
+    return f"{text[:half]}\n({left} characters are left out; --json shows them)\n{text[-half:]}"
