@@ -82,3 +82,17 @@ def test_rescoring_asks_the_checker_again(tmp_path: Path) -> None:
     write_lines(folder / "results.jsonl", forged)
     assert rescore(folder).summary.notes[0].startswith("rescored by toolrl 0.1.0: 200 of 200 verdicts changed")
     assert snapshot(folder)["results.jsonl"] == before["results.jsonl"]
+
+
+def test_a_dialogue_is_shown_with_the_results_of_its_calls(tmp_path: Path) -> None:
+    turns = [[{"tool_calls": [{"name": "ls", "arguments": {"a": True}}]}, {"completion": "Listed."}], []]
+    folder = run(tmp_path, [{"id": "multi_turn_base_0", "turns": turns}], "multi_turn_base")
+    (found,) = find_exhibits(folder, "all", limit=1)
+    lines = found.prediction.splitlines()
+    marks = [line for line in lines if line.startswith("[")]
+    assert marks == [
+        "[turn 1]", "[answer 1]", "[tool]", "[answer 2]", "[turn 2]", "[user]", "[answer 3]",
+        "[turn 3]", "[user]", "[answer 4]",
+    ]  # fmt: skip
+    assert lines[-1] == "(none)" and found.error_type == "missing"
+    assert lines[lines.index("[tool]") + 1].startswith('{"current_directory_content": [')

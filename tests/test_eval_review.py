@@ -33,11 +33,10 @@ from toolrl_cli.evaluation import (
 )
 from toolrl_cli.evaluation.compare import compare
 from toolrl_cli.evaluation.junit import clean
-from toolrl_cli.evaluation.show import prediction_of, turns_of
+from toolrl_cli.evaluation.show import dialogue_lines
 from toolrl_cli.evaluation.summary import Errors
-from toolrl_cli.formats import find_format
 from toolrl_cli.manifest import read_manifest
-from toolrl_cli.records import Json
+from toolrl_cli.records import Completion, Json, ToolCall
 
 OSLO, ROME = ({"name": "weather", "arguments": {"city": city}} for city in ("Oslo", "Rome"))
 EVIL = "\x1b[31m<b>&\"]]>\x00\ud800[red] it's"
@@ -222,6 +221,9 @@ def test_junit_replaces_no_other_file(tmp_path: Path, cli: InProcess, content: s
     assert refusal(cli("eval", folder, "--junit", mine), 2) == message
     new = ["eval", "--bench", "examples", "--data", tmp_path / "ex.jsonl", "--predictions", tmp_path / "now.jsonl"]
     assert refusal(cli(*new, "-o", tmp_path / "new", "--junit", mine), 2) == message
+    assert refusal(cli(*new, "-o", tmp_path / "new", "--junit", tmp_path), 2) == (
+        f"--junit {tmp_path}: is a folder; give a file"
+    )
     own = tmp_path / "new" / "results.jsonl"
     message = f"--junit {own}: a file that the evaluation itself writes; choose another file"
     assert refusal(cli(*new, "-o", tmp_path / "new", "--junit", own), 2) == message
@@ -424,20 +426,19 @@ def test_a_long_text_is_cut_for_people_alone(tmp_path: Path) -> None:
     (found,) = find_exhibits(folder)
     assert len(str(found.to_json()["prediction"])) == 5_000_000
     shown = found.sections()[1]["prediction"].splitlines()
-    assert shown == ["word " * 1600, "(4992000 more characters; --json shows them)"]
+    assert shown == ["word " * 800, "(4992000 characters are left out; --json shows them)", "word " * 800]
 
 
-def test_the_turns_of_a_dialogue_are_told(tmp_path: Path) -> None:
-    steps = ['<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>', "done", "broken <tool_call>", "more"]
-    result = read_recorded(evaluation(tmp_path, "now", "x")).results["e0"]
-    dialogue = replace(result, steps=steps, completion=steps[-1])
-    turns = turns_of(dialogue, find_format("toolrl"))
-    assert turns == [1, 1, 2, 3]
-    assert prediction_of(dialogue, turns).splitlines() == [
-        "[turn 1]", "[answer 1]", *steps[0].splitlines(), "[answer 2]", "done",
-        "[turn 2]", "[answer 3]", "broken <tool_call>", "[turn 3]", "[answer 4]", "more",
+def test_the_turns_of_a_dialogue_are_told() -> None:
+    made = (ToolCall("f", {}),)
+    answers = [Answer(Completion("a"), made), Answer(Completion("b")), Answer(Completion("c"), made)]
+    between = [[{"role": "tool", "name": "f", "content": "5"}], [{"role": "user", "content": "Again."}]]
+    assert list(dialogue_lines(answers, between, turns=True)) == [
+        "[turn 1]", "[answer 1]", "a", "[tool]", "5", '{"name": "f"}', "[answer 2]", "b",
+        "[turn 2]", "[user]", "Again.", "[answer 3]", "c",
     ]  # fmt: skip
-    assert "[turn" not in prediction_of(dialogue, ())
+    plain = ["[answer 1]", "a", "[answer 2]", "b", "[answer 3]", "c"]
+    assert list(dialogue_lines(answers, [], turns=False)) == plain
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -105,7 +105,7 @@ def test_a_sample_that_is_not_recorded_is_missing(tmp_path: Path) -> None:
     assert summary.samples is not None
     assert summary.samples.accuracies[3] == 0.0
     assert (summary.errors.n, [(e.id, e.sample) for e in summary.errors.shown]) == (1, [("oslo", 3)])
-    assert summary.notes == ("samples without a prediction, counted wrong: 1, the first 3 of 'oslo'",)
+    assert summary.notes == ("samples without a prediction, counted wrong: 1, the first of 'oslo', sample 3",)
     (table,) = [table for table in summary_tables(summary) if "without a verdict" in table.title]
     assert (table.title, table.rows) == (
         "1 samples of entries without a verdict, counted wrong", [["oslo, sample 3", "missing: no prediction"]]

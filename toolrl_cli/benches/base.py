@@ -214,6 +214,15 @@ class ShowsGold(Protocol):
 
 
 @runtime_checkable
+class Replays(Protocol):
+    """A bench whose tools answer the same calls alike and at no cost, so that a dialogue can be shown with them."""
+
+    def replay(self, entry: Entry, answers: Sequence[Answer]) -> list[tuple[Json, ...]]:
+        """The messages that came behind each answer but the last."""
+        ...
+
+
+@runtime_checkable
 class ForeseesMetrics(Protocol):
     """A bench that can say before a run which metrics its summary will have, so that limits are checked in time."""
 

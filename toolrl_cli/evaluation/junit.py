@@ -21,11 +21,13 @@ REPORT = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<testsuites?[\s>/]")
 
 
 def refuse_other_file(path: Path) -> None:
-    """Raise `UsageError` when a file is there that is no JUnit report, so that only reports are ever replaced.
+    """Raise `UsageError` when a folder is there, or a file that is no JUnit report: only reports are ever replaced.
 
     Raises:
         DataError: the file cannot be read.
     """
+    if path.is_dir():
+        raise UsageError(f"--junit {path}: is a folder; give a file")
     if not path.is_file():
         return
     try:

@@ -279,7 +279,9 @@ def describe_predictions(
         notes.append(f"predictions of further samples, not used: {len(surplus)}, the first {number} of {id!r}")
     if missing and samples > 1:
         id, number = missing[0]
-        notes.append(f"samples without a prediction, counted wrong: {len(missing)}, the first {number} of {id!r}")
+        notes.append(
+            f"samples without a prediction, counted wrong: {len(missing)}, the first of {id!r}, sample {number}"
+        )
     return tuple(notes)
 
 

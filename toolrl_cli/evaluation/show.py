@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from toolrl_cli.benches.base import Bench, Entry, Result, ShowsGold, read_answer
+from toolrl_cli.benches.base import Answer, Bench, Entry, Replays, Result, ShowsGold, read_answer
 from toolrl_cli.errors import UsageError, nearest
 from toolrl_cli.evaluation.planning import hash_prompt, to_prompt
 from toolrl_cli.evaluation.recorded import read_finished, read_graded, reopen
@@ -110,7 +110,7 @@ def exhibit(bench: Bench, entry: Entry, text_format: TextFormat, result: Result)
         prompt="\n".join(prompt_lines(prompt)),
         same_prompt=hash_prompt(prompt) == result.prompt_hash,
         gold=bench.gold(entry) if isinstance(bench, ShowsGold) else "(this bench shows none)",
-        prediction=prediction_of(result, turns_of(result, text_format) if entry.turns > 1 else ()),
+        prediction=prediction_of(result, bench, entry, text_format),
         reason=result.reason,
     )
 
@@ -120,7 +120,12 @@ def prompt_lines(prompt: Prompt) -> Iterator[str]:
     if prompt.tools is not None:
         yield "[tools]"
         yield from map(dump_json, prompt.tools)
-    for message in prompt.messages:
+    yield from message_lines(prompt.messages)
+
+
+def message_lines(messages: Iterable[Json]) -> Iterator[str]:
+    """Messages, each under its role."""
+    for message in messages:
         rest = {key: value for key, value in message.items() if key not in ("role", "content") and value}
         yield f"[{message.get('role')}]"
         yield str(message.get("content") or "")
@@ -128,26 +133,36 @@ def prompt_lines(prompt: Prompt) -> Iterator[str]:
             yield dump_json(rest)
 
 
-def turns_of(result: Result, text_format: TextFormat) -> list[int]:
-    """The turn of each completion of a dialogue, from 1; an answer without calls that can be read ends its turn."""
-    ended = [not read_answer(text_format, Completion(text)).calls for text in result.steps or ()]
-    return [1 + sum(ended[:position]) for position in range(len(ended))]
-
-
-def prediction_of(result: Result, turns: Sequence[int]) -> str:
-    """The completions of an entry, in a dialogue each under its number, where a turn begins under the turn's too."""
-    if result.completion is None:
-        return "(none)"
+def prediction_of(result: Result, bench: Bench, entry: Entry, text_format: TextFormat) -> str:
+    """The completion of an entry; of a dialogue all of them, in their turns and between what they answer."""
+    last = "(none)" if result.completion is None else result.completion
     cut = "\n(cut off at the token limit)" if result.truncated else ""
-    lines: list[str] = []
-    for position, text in enumerate(result.steps or ()):
-        opens = bool(turns) and turns[position] not in turns[:position]
-        lines += [f"[turn {turns[position]}]"] if opens else []
-        lines += [f"[answer {position + 1}]", text]
-    return ("\n".join(lines) or result.completion) + cut
+    if not result.steps:
+        return last + cut
+    answers = [read_answer(text_format, Completion(text)) for text in (*result.steps[:-1], last)]
+    between = bench.replay(entry, answers) if isinstance(bench, Replays) else []
+    return "\n".join(dialogue_lines(answers, between, turns=entry.turns > 1)) + cut
+
+
+def dialogue_lines(answers: Sequence[Answer], between: Sequence[Sequence[Json]], *, turns: bool) -> Iterator[str]:
+    """The answers of a dialogue, each under its number, and before it the messages that came `between`, if known.
+
+    With `turns` a line says where one begins: an answer without calls that can be read ends its turn.
+    """
+    turn, opens = 0, True
+    for number, answer in enumerate(answers, start=1):
+        if turns and opens:
+            turn += 1
+            yield f"[turn {turn}]"
+        yield from message_lines(between[number - 2] if number > 1 and between else ())
+        yield f"[answer {number}]"
+        yield answer.completion.text
+        opens = not answer.calls
 
 
 def shorten(text: str) -> str:
-    """The beginning of a long text, with a line that says how much is left out."""
-    left = len(text) - LONGEST
-    return text if left <= 0 else f"{text[:LONGEST]}\n({left} more characters; --json shows them)"
+    """The beginning and the end of a long text, and between them a line that says how much is left out."""
+    left, half = len(text) - LONGEST, LONGEST // 2
+    if left <= 0:
+        return text
+    return f"{text[:half]}\n({left} characters are left out; --json shows them)\n{text[-half:]}"

@@ -114,6 +114,11 @@ class BfclBench:
         reply = self._checker.ask("gold", category=entry.category, id=entry.id)
         return reply["failure"] if "failure" in reply else "\n".join(map(dump_json, reply["answers"]))
 
+    def replay(self, entry: Entry, answers: Sequence[Answer]) -> list[tuple[Json, ...]]:
+        """The results of the calls from the simulator, and what the user said next."""
+        followed = (self.follow(entry, answers[:count]) for count in range(1, len(answers)))
+        return [() if turn is None else turn.messages for turn in followed]
+
     def _judge(self, entry: Entry, course: Course, answers: Sequence[Answer]) -> Verdict:
         failure = self._failures.pop(entry.id, None)
         if failure is not None:
