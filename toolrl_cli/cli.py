@@ -26,6 +26,11 @@ COMMANDS = {
 }
 """The function of each command, in the module of its name below `commands`; only the one that runs is imported."""
 TRAIN_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf", "matplotlib")
+OWN_PACKAGES = (
+    *("toolrl_cli", "typer", "rich", "jsonlines", "jinja2", "yaml", "jsonschema", "platformdirs", "msgspec"),
+    "json_repair",
+)
+"""What toolrl itself is made of; another package that is missing is one that a library or the user's code asks for."""
 READER_GONE = 141
 """What a shell says of a program that SIGPIPE ended."""
 
@@ -79,7 +84,7 @@ def load_command(name: str) -> Any:
 
 
 def explain(error: Exception) -> ToolrlError:
-    """The error a user should read: a missing package becomes the line that installs its extra."""
+    """The error a user should read: a missing package becomes the line that installs it."""
     if isinstance(error, ToolrlError):
         return error
     if isinstance(error, ImportError):
@@ -88,6 +93,8 @@ def explain(error: Exception) -> ToolrlError:
             return SetupError(
                 f"{package} is not installed; run: python -m pip install -c constraints.txt -e '.[train]'"
             )
+        if package and package not in OWN_PACKAGES:
+            return SetupError(f"{package} is not installed; run: python -m pip install {package}")
         return SetupError(f"{error}; reinstall with the pinned versions of constraints.txt")
     if isinstance(error, OSError):
         return SetupError(f"{error.filename or 'system'}: {error.strerror or error}")
