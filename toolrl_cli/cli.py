@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from toolrl_cli import __version__
 from toolrl_cli.console import discard, log
-from toolrl_cli.errors import SetupError, ToolrlError
+from toolrl_cli.errors import SetupError, ToolrlError, UsageError
 
 COMMANDS = {
     "prepare": "prepare",
@@ -76,10 +76,20 @@ class ToolrlGroup(TyperGroup):
             raise typer.Exit(failure.exit_status) from None
 
 
+class ToolrlCommand(TyperCommand):
+    """A command that takes one preset: of two, the first would be passed over."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words behind the command; raise `UsageError` for a second preset."""
+        if sum(word.partition("=")[0] == "--preset" for word in args) > 1:
+            raise UsageError("--preset: is given twice; presets do not add up")
+        return super().parse_args(ctx, args)
+
+
 def load_command(name: str) -> Any:
     """The command of a name, as Typer builds it."""
     single = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-    single.command(name)(getattr(import_module(f"toolrl_cli.commands.{name}"), COMMANDS[name]))
+    single.command(name, cls=ToolrlCommand)(getattr(import_module(f"toolrl_cli.commands.{name}"), COMMANDS[name]))
     return typer.main.get_command(single)
 
 
