@@ -141,8 +141,8 @@ def test_targets_are_the_named_layers(trained: Place, tiny_model: Path, tmp_path
             "--tuning qlora: bitsandbytes is missing; python -m pip install bitsandbytes",
         ),
         (
-            ("--lora-targets", "no_such"),
-            "trl refuses these arguments or this data: Target modules {'no_such'} not found in the base model.",
+            ("--lora-targets", "q_prj,v_proj"),
+            "--lora-targets: no layer 'q_prj' in the model; did you mean 'q_proj'?",
         ),
     ],
 )
@@ -158,4 +158,19 @@ def test_a_tuning_that_cannot_be_is_one_line(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     words = ("grpo", examples_file, "--model", tiny_model, "-o", tmp_path / "run", "--batch-size", 8, *options)
     assert refusal(cli(*words)).startswith(why.replace("{model}", str(tiny_model)))
+    assert refusal(cli(*words, "--dry-run")).startswith(why.replace("{model}", str(tiny_model)))
     assert snapshot(tmp_path) == {}
+
+
+def test_options_of_a_new_adapter_are_told_where_one_is_continued(
+    trained: Place, cli: InProcess, tmp_path: Path
+) -> None:
+    words = ("grpo", trained.folder / "ex.jsonl", "--model", trained.folder / "runs/sft", "-o", tmp_path / "run")
+    sizes = ("--batch-size", 4, "--num-generations", 2, "--dry-run")
+    told = cli(*words, *sizes, "--lora-rank", 4, "--lora-targets", "q_proj")
+    assert (told.exit_code, told.stderr) == (
+        0,
+        f"{trained.folder / 'runs/sft'}: its adapter is trained on as it is, without --lora-rank, --lora-targets; "
+        "--adapter merge makes a new one\n",
+    )
+    assert cli(*words, *sizes).stderr == ""

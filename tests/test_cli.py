@@ -193,6 +193,16 @@ class TestErrors:
                 "toolrl: torch is not installed; run: python -m pip install -c constraints.txt -e '.[train]'\n",
             ),
             (
+                ModuleNotFoundError("no", name="liger_kernel.ops"),
+                1,
+                "toolrl: liger_kernel is not installed; run: python -m pip install liger_kernel\n",
+            ),
+            (
+                ModuleNotFoundError("no jinja2", name="jinja2"),
+                1,
+                "toolrl: no jinja2; reinstall with the pinned versions of constraints.txt\n",
+            ),
+            (
                 ImportError("no x in y", name="y"),
                 1,
                 "toolrl: no x in y; reinstall with the pinned versions of constraints.txt\n",

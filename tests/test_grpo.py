@@ -204,6 +204,7 @@ def test_fewer_examples_than_a_step_takes_are_refused(examples_file: Path, tiny_
         (("--batch-size", 12), "--batch-size 12 must be a multiple of --micro-batch-size 8"),
         (("--set", "bta=1"), "--set bta: no argument of trl.GRPOConfig; did you mean 'beta'?"),
         (("--set", "beta=high"), "--set beta=high: trl.GRPOConfig wants float"),
+        (("--set", "beta=0.1", "--set", "beta=0.2"), "--set beta=0.2: beta is given twice"),
         (("--set", "beta"), "--set beta: must read key=value"),
     ],
 )
@@ -213,6 +214,12 @@ def test_options_that_do_not_fit_are_one_line(
     line = refusal(cli("grpo", examples_file, "--model", tiny_model, "-o", tmp_path / "run", *options), 2)
     assert line.startswith(why)
     assert snapshot(tmp_path) == {}
+
+
+def test_a_horizon_without_a_schedule_is_refused(cli: InProcess, examples_file: Path, tiny_model: Path) -> None:
+    words = ("grpo", examples_file, "--model", tiny_model, "-o", "run", "--batch-size", 8, "--dry-run", "--horizon", 9)
+    assert refusal(cli(*words)) == "--horizon 9: the reward fine-grained has no schedule to stretch"
+    assert cli(*words, "--reward", "dynamic").exit_code == 0
 
 
 def test_targets_and_tools_cross_without_padding(tiny_model: Path) -> None:

@@ -80,6 +80,11 @@ def test_a_yaml_file_names_a_preset(cli: InProcess, many: Path, tiny_model: Path
     assert (other["preset"], other["batch_size"], other["lora_rank"]) == ("single-gpu", 64, 32)
 
 
+def test_two_presets_are_wrong_usage(cli: InProcess, many: Path) -> None:
+    words = ("grpo", many, "--model", "m", "-o", "run", "--preset", "laptop", "--preset", "single-gpu")
+    assert refusal(cli(*words), 2) == "--preset: is given twice; presets do not add up"
+
+
 @pytest.mark.parametrize(("command", "preset"), [("grpo", "desktop"), ("sft", "toolrl-paper")])
 def test_an_unknown_preset_is_wrong_usage(command: str, preset: str, cli: InProcess, many: Path) -> None:
     done = cli(command, many, "--model", "m", "-o", "run", "--preset", preset)

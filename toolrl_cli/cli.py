@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from toolrl_cli import __version__
 from toolrl_cli.console import discard, log
-from toolrl_cli.errors import SetupError, ToolrlError
+from toolrl_cli.errors import SetupError, ToolrlError, UsageError
 
 COMMANDS = {
     "prepare": "prepare",
@@ -26,6 +26,11 @@ COMMANDS = {
 }
 """The function of each command, in the module of its name below `commands`; only the one that runs is imported."""
 TRAIN_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf", "matplotlib")
+OWN_PACKAGES = (
+    *("toolrl_cli", "typer", "rich", "jsonlines", "jinja2", "yaml", "jsonschema", "platformdirs", "msgspec"),
+    "json_repair",
+)
+"""What toolrl itself is made of; another package that is missing is one that a library or the user's code asks for."""
 READER_GONE = 141
 """What a shell says of a program that SIGPIPE ended."""
 
@@ -71,15 +76,25 @@ class ToolrlGroup(TyperGroup):
             raise typer.Exit(failure.exit_status) from None
 
 
+class ToolrlCommand(TyperCommand):
+    """A command that takes one preset: of two, the first would be passed over."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words behind the command; raise `UsageError` for a second preset."""
+        if sum(word.partition("=")[0] == "--preset" for word in args) > 1:
+            raise UsageError("--preset: is given twice; presets do not add up")
+        return super().parse_args(ctx, args)
+
+
 def load_command(name: str) -> Any:
     """The command of a name, as Typer builds it."""
     single = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-    single.command(name)(getattr(import_module(f"toolrl_cli.commands.{name}"), COMMANDS[name]))
+    single.command(name, cls=ToolrlCommand)(getattr(import_module(f"toolrl_cli.commands.{name}"), COMMANDS[name]))
     return typer.main.get_command(single)
 
 
 def explain(error: Exception) -> ToolrlError:
-    """The error a user should read: a missing package becomes the line that installs its extra."""
+    """The error a user should read: a missing package becomes the line that installs it."""
     if isinstance(error, ToolrlError):
         return error
     if isinstance(error, ImportError):
@@ -88,6 +103,8 @@ def explain(error: Exception) -> ToolrlError:
             return SetupError(
                 f"{package} is not installed; run: python -m pip install -c constraints.txt -e '.[train]'"
             )
+        if package and package not in OWN_PACKAGES:
+            return SetupError(f"{package} is not installed; run: python -m pip install {package}")
         return SetupError(f"{error}; reinstall with the pinned versions of constraints.txt")
     if isinstance(error, OSError):
         return SetupError(f"{error.filename or 'system'}: {error.strerror or error}")

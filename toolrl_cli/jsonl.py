@@ -143,14 +143,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        ConfigError: it is no YAML or no mapping.
+        ConfigError: it is no YAML or no mapping, or a name stands in a mapping twice.
         DataError: the file is missing or unreadable.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """YAML that refuses a second value of a name, where PyYAML would take the last one."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            names = [key.value for key, _ in node.value]
+            for at, name in enumerate(names):
+                if name in names[:at] and name != "<<":
+                    mark = node.value[at][0].start_mark
+                    raise yaml.constructor.ConstructorError(None, None, f"{name!r} is given twice", mark)
+            return super().construct_mapping(node, deep)
+
     try:
         with open_text(path) as stream:
-            values = yaml.safe_load(stream)
+            values = yaml.load(stream, Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path

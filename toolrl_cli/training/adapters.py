@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import ConfigError, SetupError
+from toolrl_cli.console import log
+from toolrl_cli.errors import ConfigError, SetupError, nearest
 from toolrl_cli.training.config import TrainingConfig
+from toolrl_cli.training.launch import rank
 from toolrl_cli.training.models import BASE_FOLDER, ModelSource, choose_dtype
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_targets")
+
 
 def check_tuning(config: TrainingConfig, source: ModelSource) -> None:
-    """Refuse what the model cannot be tuned by.
+    """Refuse what the model cannot be tuned by, and tell of options that a continued adapter leaves unused.
 
     Raises:
         ConfigError: all weights are to be trained below an adapter, or none is there to merge.
@@ -29,6 +34,12 @@ def check_tuning(config: TrainingConfig, source: ModelSource) -> None:
         raise ConfigError(
             f"{source.adapter}: is a LoRA run; --tuning full needs a full model to start from, or --adapter merge"
         )
+    if config.adapter == "continue" and source.adapter:
+        unused = [name for name in LORA_FIELDS if getattr(config, name) != getattr(TrainingConfig, name)]
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        if unused and rank() == 0:
+            fix = "--adapter merge makes a new one"
+            log(f"{source.adapter}: its adapter is trained on as it is, without {options}; {fix}")
     if config.tuning == "qlora" and not find_spec("bitsandbytes"):
         raise SetupError("--tuning qlora: bitsandbytes is missing; python -m pip install bitsandbytes")
 
@@ -51,14 +62,25 @@ def save_base(model: Any, tokenizer: Any, folder: Path, *, full_precision: bool)
         made.replace(folder)
 
 
-def new_adapter(config: TrainingConfig) -> LoraConfig:
-    """The LoRA adapter that the options describe."""
+def new_adapter(config: TrainingConfig, model: Any) -> LoraConfig:
+    """The LoRA adapter that the options describe, for a model; raise `ConfigError` for a layer that it has not."""
     from peft import LoraConfig
 
     names = [name.strip() for name in config.lora_targets.split(",")]
+    if config.lora_targets != "all-linear":
+        check_targets(names, model)
     return LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha or 2 * config.lora_rank,
         target_modules=config.lora_targets if config.lora_targets == "all-linear" else names,
         task_type="CAUSAL_LM",
     )
+
+
+def check_targets(names: Sequence[str], model: Any) -> None:
+    """Raise `ConfigError` for a name that ends no module's path; PEFT passes over it where another one fits."""
+    paths = [path for path, _ in model.named_modules() if path]
+    for name in names:
+        if not any(path == name or path.endswith(f".{name}") for path in paths):
+            known = sorted({path.rpartition(".")[2] for path in paths})
+            raise ConfigError(f"--lora-targets: no layer {name!r} in the model{nearest(name, known)}")

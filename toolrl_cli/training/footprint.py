@@ -124,7 +124,9 @@ def build_skeleton(base: Path, config: TrainingConfig) -> Any:
     shape = AutoConfig.from_pretrained(base, attn_implementation="counted")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape, dtype=choose_dtype(full_precision=config.tuning == "full"))
-        return model if config.tuning == "full" else get_peft_model(model, new_adapter(config), low_cpu_mem_usage=True)
+        if config.tuning == "full":
+            return model
+        return get_peft_model(model, new_adapter(config, model), low_cpu_mem_usage=True)
 
 
 def count_activations(model: Any, batch: Batch, arguments: _BaseConfig) -> int:

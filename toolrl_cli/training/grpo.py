@@ -8,7 +8,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import DataError, SetupError
+from toolrl_cli.errors import ConfigError, DataError, SetupError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.manifest import hash_file
 from toolrl_cli.plugins.trl import BatchScorer
@@ -161,11 +161,18 @@ def choose_examples(config: GrpoConfig, text_format: TextFormat, tools: LiveTool
 
 
 def settle_horizon(config: GrpoConfig, steps: int) -> GrpoConfig:
-    """The configuration in which `--horizon` is a setting of the reward, `auto` being the steps of the run."""
+    """The configuration in which `--horizon` is a setting of the reward, `auto` being the steps of the run.
+
+    Raises:
+        ConfigError: the reward has no schedule that it could stretch, or is refused.
+    """
     if config.horizon is None:
         return config
     horizon = steps if config.horizon == AUTO else int(config.horizon)
-    return replace(config, reward_settings={**config.reward_settings, "horizon": horizon})
+    settings = [{**config.reward_settings, "horizon": length} for length in (horizon, 2 * horizon)]
+    if len({find_reward(config.reward, settings=each).digest for each in settings}) == 1:
+        raise ConfigError(f"--horizon {config.horizon}: the reward {config.reward} has no schedule to stretch")
+    return replace(config, reward_settings=settings[0])
 
 
 def vllm_arguments(config: GrpoConfig) -> dict[str, Any]:

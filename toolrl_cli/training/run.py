@@ -326,7 +326,7 @@ def load_materials(config: TrainingConfig, source: ModelSource) -> Materials:
         four_bits=config.tuning == "qlora" and not merging,
     )
     wanted = config.tuning != "full" and not source.adapter
-    return Materials(model, load_tokenizer(source), new_adapter(config) if wanted else None)
+    return Materials(model, load_tokenizer(source), new_adapter(config, model) if wanted else None)
 
 
 def refuse_output_over_input(config: TrainingConfig, source: ModelSource) -> None:
