@@ -308,6 +308,8 @@ class TestRefusals:
         for output in ("runs/sft", "runs"):
             done = cli("export", "runs/sft", "--to", "hf", "-o", output, "--overwrite")
             assert refusal(done, 2) == f"{output}: the output folder holds the run; choose another output"
+        done = cli("export", "runs/sft", "--to", "hf", "-o", "runs/grpo")
+        assert refusal(done) == "runs/grpo: not empty; add --overwrite to replace it"
         (work / "out").mkdir()
         (work / "out/mine.txt").touch()
         done = cli("export", "runs/sft", "--to", "hf", "-o", "out", "--overwrite")

@@ -148,6 +148,10 @@ class TestNative:
         [
             (
                 "{% for m in messages %}{{ m.content }}{% endfor %}",
+                "the model's chat template shows no tools; use --format toolrl",
+            ),
+            (
+                "{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}",
                 "the model's chat template writes a call as '', which is neither hermes nor llama3; ",
             ),
             ("{% for", "the model's chat template cannot write a call: "),

@@ -205,7 +205,7 @@ class TestChoice:
 
     def test_native_is_refused_where_the_chat_template_knows_no_tools(self, tiny_model: Path) -> None:
         pytest.importorskip("transformers")
-        with pytest.raises(ConfigError, match="neither hermes nor llama3"):
+        with pytest.raises(ConfigError, match="shows no tools; use --format toolrl"):
             choose_format(str(tiny_model), "native")
 
     def test_a_trained_run_is_evaluated_with_the_template_of_its_training(

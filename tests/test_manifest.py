@@ -118,7 +118,11 @@ class TestExistingOutput:
         return tmp_path / "run"
 
     def test_it_is_refused_unasked(self, run: Path) -> None:
-        assert refused(run) == f"{run}: not empty; add --resume to continue it or --overwrite to replace it"
+        taken = f"{run}: not empty; add --resume to continue it or --overwrite to replace it"
+        assert refused(run, resume=False) == taken
+
+    def test_a_command_that_cannot_resume_does_not_advise_it(self, run: Path) -> None:
+        assert refused(run) == f"{run}: not empty; add --overwrite to replace it"
 
     def test_overwriting_removes_what_was_there(self, run: Path) -> None:
         other = replace(MANIFEST, seed=8)

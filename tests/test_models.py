@@ -134,7 +134,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_hub_id_offline_is_refused() -> None:
     message = refused(SetupError, lambda: resolve_model("toolrl-tests/none"))
-    assert message.startswith("toolrl-tests/none: cannot be had from the Hub (")
+    assert message.startswith("toolrl-tests/none: no such folder, and cannot be had from the Hub (")
     assert message.endswith("); give a local folder instead")
 
 
@@ -142,7 +142,7 @@ def test_a_hub_id_offline_is_refused() -> None:
 def test_a_hub_that_cannot_be_reached_is_one_line(toolrl: Cli, examples_file: Path, tmp_path: Path) -> None:
     words = ("sft", examples_file, "--model", "toolrl-tests/none", "-o", tmp_path / "run")
     done = toolrl(*words, HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
-    assert refusal(done).startswith("toolrl-tests/none: cannot be had from the Hub (")
+    assert refusal(done).startswith("toolrl-tests/none: no such folder, and cannot be had from the Hub (")
 
 
 BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -194,10 +194,10 @@ def test_a_run_without_signal_is_refused_until_it_is_forced(
     words += ["--max-steps", 1, "--preflight", 4, "--json"]
     done = toolrl(*words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.splitlines()[-1] == f"toolrl: {REFUSED}--resume --force trains anyway"
-    assert json.loads((tmp_path / "run/preflight.json").read_text())["no_signal"] == 1.0
-    assert not (tmp_path / "run/metrics.jsonl").exists()
-    done = toolrl(*words, "--resume", "--force", cwd=tmp_path)
+    assert done.stderr.splitlines()[-1] == f"toolrl: {REFUSED}--force trains anyway"
+    assert "groups of 2 without signal: 100%" in done.stderr
+    assert not (tmp_path / "run").exists()
+    done = toolrl(*words, "--force", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["finished"], result["preflight"]["suggested_group_size"]) == (True, None)

@@ -39,8 +39,12 @@ def captured(name: str, command: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return calls[0]
 
 
-def test_the_shown_commands_do_just_what_the_quickstart_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shown_commands_do_just_what_the_quickstart_does(
+    examples_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = plan_recipe(tmp_path / "q", seed=3)
+    recipe.sft.data.parent.mkdir(parents=True)
+    recipe.sft.data.symlink_to(examples_file)
     lines = iter(command_lines(recipe))
     for config in recipe.prepare:
         shown = captured("toolrl_cli.prepare.prepare_examples", next(lines), monkeypatch)

@@ -137,6 +137,8 @@ def test_a_checkpoint_without_any_of_its_bytes_is_passed_over(stopped: Path, tmp
         (newer / name).write_bytes(content[:-1])
         if name != CONTENTS_FILE:  # its last byte is the end of a line
             assert whole_checkpoints(run / "checkpoints") == [older]
+            (newer / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            assert whole_checkpoints(run / "checkpoints") == [older]
         (newer / name).unlink()
         assert whole_checkpoints(run / "checkpoints") == [older]
         (newer / name).write_bytes(content)
@@ -153,7 +155,7 @@ def test_what_is_broken_goes_and_what_is_whole_or_not_ours_stays(stopped: Path, 
 
 
 def test_a_run_whose_last_checkpoint_is_cut_off_goes_on_from_the_one_before(
-    stopped: Path, trained: Place, tmp_path: Path
+    stopped: Path, trained: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(stopped, tmp_path / "run")
     with (run / "checkpoints/checkpoint-4/optimizer.pt").open("rb+") as stream:
@@ -161,6 +163,33 @@ def test_a_run_whose_last_checkpoint_is_cut_off_goes_on_from_the_one_before(
     config = {**SFT, "data": trained.folder / "ex.jsonl", "model": str(trained.folder / "runs/sft")}
     train("sft", config, run, max_steps=4, save_steps=2, resume=True)
     assert results(run) == results(stopped)
+    newest = run / "checkpoints/checkpoint-4"
+    assert capfd.readouterr().err.splitlines()[:2] == [
+        f"{newest}: passed over and removed: its optimizer.pt is not as it was saved",
+        f"sft {run}: goes on after step 2",
+    ]
+
+
+def test_a_run_is_resumed_from_another_folder_but_not_with_other_data(
+    stopped: Path, trained: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(stopped, tmp_path / "run")
+    monkeypatch.chdir(trained.folder)
+    config = {**SFT, "data": Path("ex.jsonl"), "model": "runs/sft"}
+    train("sft", config, run, max_steps=4, save_steps=2, resume=True)
+    assert f"sft {run}: goes on after step 4\n" in capfd.readouterr().err
+    other = tmp_path / "ex.jsonl"
+    other.write_bytes(Path("ex.jsonl").read_bytes() * 2)
+    with pytest.raises(ConfigError, match=r"cannot resume with another config\.data"):
+        train("sft", config | {"data": other}, run, max_steps=4, save_steps=2, resume=True)
+
+
+def test_resuming_nothing_says_that_it_begins_anew(
+    trained: Place, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = {**SFT, "data": trained.folder / "ex.jsonl", "model": str(tiny_model), "max_steps": 1}
+    train("sft", config, tmp_path / "run", resume=True)
+    assert f"sft {tmp_path / 'run'}: no checkpoint to resume; begins anew\n" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("kind", "file"), [("adapter", "adapter_model.safetensors"), ("base", "model.safetensors")])

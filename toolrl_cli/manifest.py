@@ -18,6 +18,8 @@ from toolrl_cli.jsonl import dump_json, flatten, load_json, make_folder, read_js
 from toolrl_cli.records import Json
 
 FILE_NAME = "manifest.json"
+HASHED = {"data": "data", "by": "order", "tools": "tools", "template": "format", "model": "base", "base_model": "base"}
+"""What a configuration names by path or Hub id, and the hash of its content: where that agrees, the name may differ."""
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 
@@ -72,7 +74,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{folder / FILE_NAME}: not a toolrl manifest ({error})") from error
 
 
-def open_output(folder: Path, manifest: Manifest, *, resume: bool = False, overwrite: bool = False) -> bool:
+def open_output(folder: Path, manifest: Manifest, *, resume: bool | None = None, overwrite: bool = False) -> bool:
     """Make an output folder ready and write its manifest; return whether its work is already finished.
 
     Raises:
@@ -88,12 +90,12 @@ def open_output(folder: Path, manifest: Manifest, *, resume: bool = False, overw
     return False
 
 
-def check_output(folder: Path, manifest: Manifest, *, resume: bool = False, overwrite: bool = False) -> bool:
+def check_output(folder: Path, manifest: Manifest, *, resume: bool | None = None, overwrite: bool = False) -> bool:
     """Whether the work of an output folder is already finished; touches nothing.
 
     A folder with content is refused unless it is resumed (then its manifest must agree with the
     new one in command, configuration, seed, format and hashes) or overwritten (only if it is a
-    toolrl output).
+    toolrl output). `resume` is None for a command that cannot resume.
 
     Raises:
         ConfigError: the folder is not empty, or what is resumed was made with another configuration.
@@ -110,7 +112,8 @@ def check_output(folder: Path, manifest: Manifest, *, resume: bool = False, over
         refuse_difference(folder, earlier, manifest)
         return earlier.finished
     if not overwrite:
-        raise ConfigError(f"{folder}: not empty; add --resume to continue it or --overwrite to replace it")
+        remedies = "--overwrite" if resume is None else "--resume to continue it or --overwrite"
+        raise ConfigError(f"{folder}: not empty; add {remedies} to replace it")
     return False
 
 
@@ -124,7 +127,7 @@ def refuse_difference(folder: Path, earlier: Manifest, now: Manifest) -> None:
     before, after = (flatten(load_json(dump_json(asdict(m) | {"hashes": m.hashes_now}))) for m in (earlier, now))
     for name in sorted(before.keys() | after.keys()):
         decisive = name.split(".")[0] in ("command", "config", "seed", "format", "hashes")
-        if not decisive or before.get(name) == after.get(name):
+        if not decisive or before.get(name) == after.get(name) or same_content(name, before, now=after):
             continue
         if name in ("hashes.base", "hashes.adapter"):
             raise ConfigError(
@@ -136,6 +139,12 @@ def refuse_difference(folder: Path, earlier: Manifest, now: Manifest) -> None:
             f"{folder}: cannot resume with another {name} ({before.get(name)!r} before, {after.get(name)!r} now); "
             "use the same options, or --overwrite"
         )
+
+
+def same_content(name: str, before: Json, now: Json) -> bool:
+    """Whether a value of a flattened manifest stands for what has the same hash in both."""
+    content = f"hashes.{HASHED.get(name.removeprefix('config.'))}"
+    return content in before and before[content] == now.get(content)
 
 
 def hash_file(path: Path) -> str:

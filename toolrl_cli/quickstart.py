@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from toolrl_cli.benches.stats import Interval, bootstrap_difference
+from toolrl_cli.errors import UsageError
 from toolrl_cli.evaluation import RESULTS, EvalConfig, Summary, evaluate
 from toolrl_cli.jsonl import read_json, read_records, write_json
 from toolrl_cli.manifest import Manifest, open_output
@@ -170,6 +171,7 @@ def run_recipe(recipe: Recipe, say: Say, counter: Counter, *, overwrite: bool = 
 
     Raises:
         ConfigError: the folder is not empty.
+        UsageError: it is to be both resumed and overwritten.
         SetupError: the model or the BFCL wheel cannot be had.
         KeyboardInterrupt: Ctrl-C; finished steps are kept.
     """
@@ -177,6 +179,8 @@ def run_recipe(recipe: Recipe, say: Say, counter: Counter, *, overwrite: bool = 
     from toolrl_cli.training.grpo import train_grpo
     from toolrl_cli.training.sft import train_sft
 
+    if recipe.resume and overwrite:
+        raise UsageError("--resume continues what --overwrite would delete; leave one out")
     folder = recipe.folder
     manifest = Manifest.create("quickstart", {}, seed=recipe.seed, format="toolrl", hashes={}, parent=MODEL)
     open_output(folder, manifest, resume=recipe.resume, overwrite=overwrite)

@@ -10,7 +10,7 @@ from toolrl_cli.console import print_record
 
 
 def export(
-    run: Annotated[Path, typer.Argument(readable=False, help="A finished run of sft or grpo.")],
+    run: Annotated[Path, typer.Argument(readable=False, help="A run of sft or grpo, finished; for verl, begun.")],
     to: Annotated[
         Literal["hf", "vllm", "verl"],
         typer.Option(

@@ -11,10 +11,10 @@ from toolrl_cli.training.config import GrpoConfig
 @takes(GrpoConfig)
 def grpo(config: GrpoConfig, as_json: bool) -> None:
     """Train a model by GRPO under a tool-call reward."""
-    from toolrl_cli.training.grpo import train_grpo
-    from toolrl_cli.training.preflight import report_lines, require_signal
-
     with training_processes(config):
+        from toolrl_cli.training.grpo import train_grpo
+        from toolrl_cli.training.preflight import report_lines, require_signal
+
         with results_to(stderr=True):  # a tracker prints what it does
             summary = train_grpo(config)
         record = summary.to_json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -54,10 +55,11 @@ def read_options(ctx: typer.Context, path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: no option {name!r} in toolrl {ctx.info_name}{nearest(str(name), list(known))}")
         param = known[name]
         found[str(param.name)] = spell(value, param)
+        checked = copy(param)
         if param.is_eager:  # the preset: it is read when its turn comes
-            continue
+            checked.callback = None
         try:
-            param.process_value(ctx, found[str(param.name)])
+            checked.process_value(ctx, found[str(param.name)])
         except typer.BadParameter as error:
             raise ConfigError(f"{path}: {name}: {error.message}") from error
     return found

@@ -11,9 +11,9 @@ from toolrl_cli.training.config import SftConfig
 @takes(SftConfig)
 def sft(config: SftConfig, as_json: bool) -> None:
     """Train a model on gold completions. This is the LoRA cold start before grpo."""
-    from toolrl_cli.training.sft import train_sft
-
     with training_processes(config):
+        from toolrl_cli.training.sft import train_sft
+
         with results_to(stderr=True):  # a tracker prints what it does
             summary = train_sft(config)
         print_record(f"sft {config.output}", summary.to_json(), as_json=as_json)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from toolrl_cli.errors import ConfigError, UsageError
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.formats.chat_template import write_call
+from toolrl_cli.formats.chat_template import shows_tools, write_call
 from toolrl_cli.formats.hermes import HermesFormat
 from toolrl_cli.formats.llama3 import Llama3Format
 from toolrl_cli.formats.toolrl import ToolrlFormat
@@ -45,7 +45,7 @@ def stock_format(name: str) -> TextFormat:
     return find_format(name)
 
 
-def native_format(chat_template: str) -> TextFormat:
+def native_format(chat_template: str, remedy: str = "use --format toolrl") -> TextFormat:
     """The format in which a model's chat template writes calls.
 
     Raises:
@@ -55,7 +55,8 @@ def native_format(chat_template: str) -> TextFormat:
     for kind in (HermesFormat, Llama3Format):
         if kind().render_target(Target(tool_calls=(PROBE,))) in written:
             return kind()
+    if not shows_tools(chat_template):
+        raise ConfigError(f"the model's chat template shows no tools; {remedy}")
     raise ConfigError(
-        f"the model's chat template writes a call as {written[:120]!r}, which is neither hermes nor llama3; "
-        "use --format toolrl"
+        f"the model's chat template writes a call as {written[:120]!r}, which is neither hermes nor llama3; {remedy}"
     )

@@ -16,6 +16,16 @@ from toolrl_cli.records import Json, ToolCall
 GENERATION_TAG = re.compile(r"(\{%-?)\s*(end)?generation\s*(-?%\})")
 """It marks what an assistant wrote; plain Jinja does not know it."""
 QUESTION = "What now?"
+TOOL = {
+    "type": "function",
+    "function": {"name": "probe_tool", "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def shows_tools(chat_template: str) -> bool:
+    """Whether the template tells a model which tools it has; raise `ConfigError` as `render`."""
+    question = [{"role": "user", "content": QUESTION}]
+    return render(chat_template, question, [TOOL]) != render(chat_template, question, None)
 
 
 def write_call(chat_template: str, call: ToolCall) -> str:
@@ -36,7 +46,7 @@ def write_call(chat_template: str, call: ToolCall) -> str:
     return render(chat_template, [{"role": "user", "content": QUESTION}, turn], [tool]).rpartition(QUESTION)[2]
 
 
-def render(chat_template: str, messages: list[Json], tools: list[Json]) -> str:
+def render(chat_template: str, messages: list[Json], tools: list[Json] | None) -> str:
     """The text of a dialogue, as `apply_chat_template` of transformers makes it, special tokens left out.
 
     Raises:

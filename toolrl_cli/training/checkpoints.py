@@ -13,9 +13,11 @@ import torch
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from toolrl_cli.console import log
 from toolrl_cli.errors import DataError
 from toolrl_cli.jsonl import read_json, write_json
 from toolrl_cli.records import Json, expect
+from toolrl_cli.training.models import hash_samples
 
 if TYPE_CHECKING:
     from torch.utils.data import Sampler
@@ -24,7 +26,7 @@ T = TypeVar("T", bound=Trainer)
 STAGING = "unfinished"
 """The folder beside the checkpoints in which the next one is written."""
 CONTENTS_FILE = "contents.json"
-"""In a checkpoint: the size of each of its files."""
+"""In a checkpoint: a hash of each of its files, as of `hash_samples`."""
 LOOP_FILE = "loop_state_{}.pt"
 LOOP_STATE = (
     "_step",
@@ -125,8 +127,8 @@ class ExactResume(Trainer):
 
 def publish(staged: Path, final: Path) -> None:
     """Give a finished checkpoint its name, once it and the logs of its run are on the disk."""
-    sizes = {str(path.relative_to(staged)): path.stat().st_size for path in files_below(staged)}
-    write_json(staged / CONTENTS_FILE, sizes)
+    hashes = {str(path.relative_to(staged)): hash_samples([path]) for path in files_below(staged)}
+    write_json(staged / CONTENTS_FILE, hashes)
     sync([*files_below(staged), *final.parent.parent.glob("*.jsonl"), staged])
     if final.exists():
         shutil.rmtree(final)
@@ -151,13 +153,14 @@ def sync(paths: Iterable[Path]) -> None:
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder of which no file is missing or cut off, by step."""
-    return sorted(filter(is_whole, checkpoints_in(folder)), key=step_of)
+    """The checkpoints in a folder of which no file is missing, cut off or changed, by step."""
+    return [path for path in checkpoints_in(folder) if find_flaw(path) is None]
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Everything in a folder that has the name of a checkpoint."""
-    return [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()]
+    """Everything in a folder that has the name of a checkpoint, by step."""
+    named = (path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit())
+    return sorted(named, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -165,18 +168,26 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether every file of a checkpoint is there in its full size."""
+def find_flaw(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be gone on from: the first file that is not as it was saved; None where all are."""
     try:
-        sizes = expect(read_json(checkpoint / CONTENTS_FILE), dict, CONTENTS_FILE)
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (DataError, OSError):
-        return False
+        hashes = expect(read_json(checkpoint / CONTENTS_FILE), dict, CONTENTS_FILE)
+    except DataError:
+        return f"its {CONTENTS_FILE} is missing or broken"
+    for name, saved in hashes.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"its {name} is missing"
+        if hash_samples([path]) != saved:
+            return f"its {name} is not as it was saved"
+    return None
 
 
 def discard_broken(folder: Path) -> None:
-    """Remove what a killed process left of a checkpoint that it was writing or deleting."""
-    whole = whole_checkpoints(folder)
-    for path in (folder / STAGING, *checkpoints_in(folder)):
-        if path.exists() and path not in whole:
-            shutil.rmtree(path)
+    """Remove the checkpoints that are not whole, saying why, and what a killed process left of one it was writing."""
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+    for checkpoint in checkpoints_in(folder):
+        flaw = find_flaw(checkpoint)
+        if flaw:
+            log(f"{checkpoint}: passed over and removed: {flaw}")
+            shutil.rmtree(checkpoint)

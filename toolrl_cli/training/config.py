@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from toolrl_cli.errors import ConfigError, SetupError
+from toolrl_cli.errors import ConfigError, SetupError, UsageError
 from toolrl_cli.training.sentinels import read_limits
 
 if TYPE_CHECKING:
@@ -94,6 +94,10 @@ class TrainingConfig:
         for tracker in self.track:
             if getattr(find_spec(tracker), "origin", None) is None:  # none has a folder that a tracker wrote, either
                 raise SetupError(f"--track {tracker}: {tracker} is not installed; run: python -m pip install {tracker}")
+        if str(self.data) == "-":
+            raise UsageError("-: only prepare and score read standard input; give a file of toolrl prepare")
+        if self.resume and self.overwrite:
+            raise UsageError("--resume continues what --overwrite would delete; leave one out")
         read_limits(self.sentinels)
         self.share_batch(self.num_processes or 1)
 

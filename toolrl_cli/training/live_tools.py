@@ -12,13 +12,13 @@ from types import ModuleType
 from typing import Any
 
 from toolrl_cli.errors import ConfigError, DataError, first_line, nearest
-from toolrl_cli.formats import NATIVE
+from toolrl_cli.formats import native_format
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.tools import plain_tool
 from toolrl_cli.manifest import FILE_NAME
 from toolrl_cli.records import Example, Json
 from toolrl_cli.rewards.custom import load_file
-from toolrl_cli.training.text_format import choose_format
+from toolrl_cli.training.text_format import choose_format, read_chat_template
 
 OF_THE_ENVIRONMENT = ("reset", "get_reward")
 """Methods that the trainer calls itself; the others are tools."""
@@ -88,9 +88,9 @@ def choose_live_format(model: str, name: str | None, template: Path | None) -> T
     """The format of the model's chat template, in which TRL's tool loop reads calls.
 
     Raises:
-        ConfigError: the model was trained in another format, or another one is asked for.
+        ConfigError: the template has no format of ours, the model was trained in another, or one is asked for.
     """
-    native = choose_format(model, NATIVE)
+    native = native_format(read_chat_template(model), remedy="--tools needs another model")
     decided = name or template or (Path(model) / FILE_NAME).is_file()
     asked = choose_format(model, name, template) if decided else native
     if asked.digest != native.digest:

@@ -27,6 +27,8 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CONFIG_FILES = ["config.json"]
 BASE_FOLDER = "base"
 """In the folder of a run whose base has an earlier adapter merged in: that base."""
+NOTICES = ("You are using 'environment_factory'", "Could not find a config file in")
+"""How warnings begin that tell the user nothing to act on: live tools are experimental in TRL; a base has moved."""
 WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
@@ -178,7 +180,8 @@ def download_snapshot(hub_id: str, files: Sequence[str] = WEIGHT_FILES) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=list(files), etag_timeout=5))
     except (OSError, ValueError) as error:
         raise SetupError(
-            f"{hub_id}: cannot be had from the Hub ({first_line(error)}); give a local folder instead"
+            f"{hub_id}: no such folder, and cannot be had from the Hub ({first_line(error)}); "
+            "give a local folder instead"
         ) from error
 
 
@@ -339,6 +342,8 @@ def quiet_libraries() -> None:
     import transformers
 
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
+    for message in NOTICES:
+        warnings.filterwarnings("ignore", message=message, category=UserWarning)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -291,11 +291,10 @@ def require_signal(report: Json, config: GrpoConfig) -> None:
     """Raise `GateFailed` when hardly a group would have any signal and the run is not forced."""
     if config.force or report["no_signal"] <= MOST_WITHOUT_SIGNAL:
         return
-    anyway = "--force" if config.dry_run else "--resume --force"
     raise GateFailed(
         f"preflight: {report['no_signal']:.0%} of the groups of {report['group_size']} would have no signal, over "
         f"{MOST_WITHOUT_SIGNAL:.0%}; begin from a model after sft, or change the data, --reward or --temperature; "
-        f"{anyway} trains anyway"
+        "--force trains anyway"
     )
 
 

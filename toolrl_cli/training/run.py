@@ -11,7 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolrl_cli.errors import ConfigError, SetupError, Terminated, ToolrlError, TrainingStopped, UsageError, first_line
+from toolrl_cli.console import log
+from toolrl_cli.errors import (
+    ConfigError,
+    GateFailed,
+    SetupError,
+    Terminated,
+    ToolrlError,
+    TrainingStopped,
+    UsageError,
+    first_line,
+)
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_json, read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
@@ -106,6 +116,7 @@ def run_training(
         SetupError: the model cannot be loaded, or the disk is full.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the finished steps are saved and `resume` continues after them.
         TrainingStopped: a sentinel stopped the run; `resume` continues it.
+        GateFailed: the preflight finds no signal.
     """
     score_labelled_positions_only()
     project_in_small_tiles()
@@ -124,9 +135,13 @@ def run_training(
     if not finished:
         materials = prepare(config, source, start, lambda: begin(config.output, manifest, text_format, rules))
         trainer = construct(build_trainer, materials, config)
-        with full_disk_named(config.output):
-            train(command, trainer, config)
-            main_does(lambda: finish(config.output, manifest, materials.tokenizer))
+        try:
+            with full_disk_named(config.output):
+                train(command, trainer, config)
+                main_does(lambda: finish(config.output, manifest, materials.tokenizer))
+        except GateFailed:  # by the preflight
+            withdraw(config)
+            raise
     if hub and rank() == 0:  # the others do not wait: an upload may take longer than their patience
         push_to_hub(config.output, hub)
     return summarize_run(config.output)
@@ -196,13 +211,18 @@ def construct(build_trainer: Callable[[Materials], Trainer], materials: Material
     try:
         return build_trainer(materials)
     except (ToolrlError, ValueError, TypeError, ConnectionError) as error:
-        if not config.resume and rank() == 0:
-            shutil.rmtree(config.output)
+        withdraw(config)
         if isinstance(error, ToolrlError):
             raise
         if isinstance(error, ConnectionError):
             raise SetupError(first_line(error)) from error
         raise ConfigError(f"trl refuses these arguments or this data: {first_line(error)}") from error
+
+
+def withdraw(config: TrainingConfig) -> None:
+    """Remove the folder of a run that has not begun, so that it can be begun with other options."""
+    if not config.resume and rank() == 0:
+        shutil.rmtree(config.output)
 
 
 @contextmanager
@@ -229,6 +249,9 @@ def train(command: str, trainer: Trainer, config: TrainingConfig) -> None:
     if command == "sft":  # but for nan, sentinels watch what a model samples
         limits = replace(limits, values={})
     checkpoint = rewind(output)
+    if config.resume and rank() == 0:
+        where = f"goes on after step {step_of(checkpoint)}" if checkpoint else "no checkpoint to resume; begins anew"
+        log(f"{command} {output}: {where}")
     if checkpoint and is_last(checkpoint):
         # The trainer would take one more step from here.
         main_does(lambda: copy_model(checkpoint, output))
