@@ -140,6 +140,10 @@ def test_arguments_that_trl_cannot_take_are_refused(overrides: dict[str, Any], w
         ({"top_p": 7}, "--set top_p=7: must lie in [0, 1]"),
         ({"min_p": float("nan")}, "--set min_p=nan: must lie in [0, 1]"),
         ({"repetition_penalty": 0}, "--set repetition_penalty=0: must lie in (0, inf)"),
+        (
+            {"importance_sampling_level": "tokn"},
+            "--set importance_sampling_level=tokn: unknown; did you mean 'token'?",
+        ),
         ({"use_vllm": True}, "--set use_vllm: give --vllm"),
         ({"sync_ref_model": True}, "--set sync_ref_model: without --beta there is no reference model"),
         (

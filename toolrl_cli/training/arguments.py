@@ -68,6 +68,8 @@ BOUNDS = {
     "dataloader_num_workers": "[0, inf)",
 }
 """Intervals of arguments that TRL takes as they come, to fail or to train wrongly with later."""
+CHOICES = {"importance_sampling_level": ["token", "sequence"]}
+"""Values of an argument that TRL takes as any text and refuses at the first step."""
 WORDS = {"yes": True, "on": True, "no": False, "off": False}
 """What means a truth value where one is wanted, and itself where text is."""
 
@@ -133,7 +135,7 @@ def check_value(name: str, value: object, hint: Any) -> None:
         raise UsageError(f"{where}: must lie in {BOUNDS[name]}")
     if name.endswith("_kwargs") and isinstance(value, str):
         raise UsageError(f"{where}: must be a mapping, as {{name: value}}")
-    choices = enum_values(hint)
+    choices = CHOICES.get(name) or enum_values(hint)
     if choices and isinstance(value, str) and value not in choices:
         raise UsageError(f"{where}: unknown{nearest(value, choices) or '; choose from ' + ', '.join(choices)}")
 
