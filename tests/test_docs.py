@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from toolrl_cli.cli import app
+from toolrl_cli.cli import COMMANDS, app, load_command
 from toolrl_cli.prepare import PrepareConfig, prepare_examples
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +24,7 @@ INDENTED = re.compile(r"^    (toolrl .*)$", re.MULTILINE)
 SPAN = re.compile(r"`((?:toolrl |--|-\w)[^`\n]+)`")
 PLACEHOLDER = re.compile(r"\.\.\.|<\w+>|…")
 GROUP: Any = get_command(app)
+LOADED = {name: load_command(name) for name in COMMANDS}
 GOLD = '<think> t </think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>'
 
 
@@ -53,11 +54,11 @@ def toolrl_calls(line: str) -> list[list[str]]:
 
 def options_of(command: str) -> list[str]:
     """The options of a command in each spelling; those of the group where an option stands for it."""
-    params = (GROUP if command.startswith("-") else GROUP.commands[command]).params
+    params = (GROUP if command.startswith("-") else LOADED[command]).params
     return [option for param in params for option in (*param.opts, *param.secondary_opts)]
 
 
-ALL_OPTIONS = {option for command in GROUP.commands for option in options_of(command)}
+ALL_OPTIONS = {option for command in LOADED for option in options_of(command)}
 LINES = [pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for line in shell_lines(page)]
 CHEAP = [line for line in LINES if all(call[0] in ("prepare", "score") for call in toolrl_calls(str(line.values[0])))]
 SPANS = sorted({(page.name, span) for page in PAGES for span in SPAN.findall(page.read_text("utf-8"))})
@@ -65,13 +66,13 @@ SPANS = sorted({(page.name, span) for page in PAGES for span in SPAN.findall(pag
 
 def test_the_readme_shows_every_command() -> None:
     shown = {call[0] for line in shell_lines(PAGES[0]) for call in toolrl_calls(line)}
-    assert shown == set(GROUP.commands)
+    assert shown == set(LOADED)
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_command_line_is_understood(line: str) -> None:
     for name, *arguments in toolrl_calls(line):
-        GROUP.commands[name].make_context(name, arguments)
+        LOADED[name].make_context(name, arguments)
 
 
 @pytest.fixture(scope="module")
