@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from toolrl_cli.training.models import (
     load_for_inference,
     load_model,
     load_tokenizer,
+    quiet_libraries,
     resolve_model,
 )
 
@@ -278,3 +280,18 @@ def test_the_alias_answers_from_its_wheel(
     assert done.returncode == 0, done.stderr
     assert read_manifest(tmp_path / "run").config["base_model"] == "smollm2-135m"
     assert resolve_model(str(tmp_path / "run")).base == source.base
+
+
+def test_a_moved_base_makes_no_noise(tiny_model: Path) -> None:
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(target_modules="all-linear"))
+    model.peft_config["default"].base_model_name_or_path = "/gone/model"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        get_peft_model_state_dict(model)
+        assert [str(one.message)[:41] for one in caught] == ["Could not find a config file in /gone/mod"]
+        quiet_libraries()
+        get_peft_model_state_dict(model)
+        assert len(caught) == 1
