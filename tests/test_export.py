@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 from conftest import EXAMPLES, InProcess, Place, read_rows, refusal, write_lines
-from typer.main import get_command
 
-from toolrl_cli.cli import app
+from toolrl_cli.cli import load_command
 from toolrl_cli.downloads import Wheel, unpack_wheel
 from toolrl_cli.formats import find_format
 from toolrl_cli.jsonl import flatten, read_yaml
@@ -99,8 +98,7 @@ class TestWeights:
         assert Path("served/chat_template.jinja").exists()
         [line] = re.findall(r"^toolrl (eval .*--endpoint.*)$", card.replace("\\\n", ""), re.MULTILINE)
         name, *words = shlex.split(line)
-        group: Any = get_command(app)
-        told = group.commands[name].make_context(name, words).params
+        told = load_command(name).make_context(name, words).params
         assert (told["served_model"], told["format"]) == ("served", "toolrl")
 
 

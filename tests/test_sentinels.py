@@ -251,6 +251,11 @@ def test_probabilities_that_nothing_can_be_drawn_from_are_named(
     assert [path.name for path in whole] == ["checkpoint-1", "checkpoint-2"]
 
 
+def as_options(limits: dict[str, Any]) -> list[str]:
+    """Words of the command line; a limit of False is off."""
+    return [word for key, value in limits.items() for word in ("--sentinel", f"{key}={value or 'off'}")]
+
+
 @pytest.mark.parametrize("name", ["format", "calls", "entropy", "spurious", "zero-variance", "length"])
 def test_a_run_that_goes_wrong_is_saved_and_stopped(
     name: str,
@@ -268,9 +273,8 @@ def test_a_run_that_goes_wrong_is_saved_and_stopped(
     words = ["grpo", examples_file, "--model", before, "-o", run, "--tuning", "full", "--temperature", 0.3]
     words += ["--batch-size", 12, "--micro-batch-size", 12, "--num-generations", 2, "--max-completion-length", 64]
     words += ["--learning-rate", 1e-6, "--max-steps", 9]
-    settings = [word for key, value in only(name).items() for word in ("--sentinel", f"{key}={value or 'off'}")]
-    settings += ["--sentinel", "length=0.7"] if name == "length" else []  # the random model ends some by chance
-    done = cli(*words, *settings)
+    limits = only(name) | ({"length": 0.7} if name == "length" else {})  # the random model ends some by chance
+    done = cli(*words, *as_options(limits))
     assert done.exit_code == 4, done.stderr
     steps = [row["step"] for row in read_rows(run / "metrics.jsonl")]
     line = done.stderr.splitlines()[-1]
@@ -280,9 +284,9 @@ def test_a_run_that_goes_wrong_is_saved_and_stopped(
     assert [path.name for path in whole_checkpoints(run / "checkpoints")] == [f"checkpoint-{steps[-1]}"]
     assert json.loads((run / "manifest.json").read_text())["finished"] is False
 
-    again = cli(*words, *settings, "--resume")
+    again = cli(*words, *as_options(limits), "--resume")
     assert (again.exit_code, len(read_rows(run / "metrics.jsonl"))) == (4, steps[-1] + 1)
-    done = cli(*words, *settings, "--resume", "--sentinel", f"{name}=off", "--json")
+    done = cli(*words, *as_options(limits | {name: False}), "--resume", "--json")
     assert (done.exit_code, json.loads(done.stdout)["finished"]) == (0, True)
     assert [row["step"] for row in read_rows(run / "metrics.jsonl")] == list(range(1, 10))
 
