@@ -16,12 +16,11 @@ import pytest
 from conftest import Place, change_trainer, interrupt_at, read_rows, write_lines
 
 from toolrl_cli.errors import ConfigError, DataError, Terminated
-from toolrl_cli.manifest import read_manifest
+from toolrl_cli.manifest import hash_samples, read_manifest
 from toolrl_cli.training.callbacks import rewind_log
 from toolrl_cli.training.checkpoints import CONTENTS_FILE, STAGING, discard_broken, whole_checkpoints
 from toolrl_cli.training.config import GrpoConfig, SftConfig
 from toolrl_cli.training.grpo import train_grpo
-from toolrl_cli.training.models import hash_samples
 from toolrl_cli.training.run import RunSummary
 from toolrl_cli.training.sft import train_sft
 

@@ -32,11 +32,10 @@ from conftest import (
 from toolrl_cli import __version__
 from toolrl_cli.errors import DataError, SetupError
 from toolrl_cli.formats import find_format
-from toolrl_cli.manifest import hash_file, read_manifest
+from toolrl_cli.manifest import hash_file, hash_samples, read_manifest
 from toolrl_cli.records import Example
 from toolrl_cli.training.config import SftConfig
 from toolrl_cli.training.data import end_of_turn, read_examples, sft_dataset
-from toolrl_cli.training.models import hash_samples
 from toolrl_cli.training.sft import train_sft
 
 FORMAT = find_format("toolrl")

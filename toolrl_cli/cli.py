@@ -27,7 +27,15 @@ COMMANDS = {
 """The function of each command, in the module of its name below `commands`; only the one that runs is imported."""
 TRAIN_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf", "matplotlib")
 OWN_PACKAGES = (
-    *("toolrl_cli", "typer", "rich", "jsonlines", "jinja2", "yaml", "jsonschema", "platformdirs", "msgspec"),
+    "toolrl_cli",
+    "typer",
+    "rich",
+    "jsonlines",
+    "jinja2",
+    "yaml",
+    "jsonschema",
+    "platformdirs",
+    "msgspec",
     "json_repair",
 )
 """What toolrl itself is made of; another package that is missing is one that a library or the user's code asks for."""

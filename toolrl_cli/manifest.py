@@ -160,6 +160,22 @@ def hash_file(path: Path) -> str:
         raise DataError(f"{path}: {error.strerror}") from error
 
 
+def hash_samples(paths: list[Path], count: int = 256, size: int = 1 << 16) -> str:
+    """SHA-256, first 16 hexadecimal digits, of each file's name and size and `count` samples spread evenly over it.
+
+    A file of up to `count * size` bytes (16 MiB) is read whole.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        length = path.stat().st_size
+        digest.update(f"{path.name} {length}\n".encode())
+        with path.open("rb") as stream:
+            for start in range(0, length, max(size, length // count)):
+                stream.seek(start)
+                digest.update(stream.read(size))
+    return digest.hexdigest()[:16]
+
+
 def installed_versions() -> dict[str, str]:
     """Versions of toolrl, Python and the training packages that are installed."""
     versions = {"toolrl": __version__, "python": platform.python_version()}

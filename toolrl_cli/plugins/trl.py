@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from toolrl_cli.errors import FormatError
@@ -148,11 +149,10 @@ def write_trajectory(said: Sequence[Json], spoken: str, text_format: TextFormat)
     thought = next((message["reasoning_content"] for message in said if message.get("reasoning_content")), None)
     functions = [call["function"] for message in said for call in message.get("tool_calls") or ()]
     calls = tuple(ToolCall(function["name"], function.get("arguments") or {}) for function in functions)
-    for target in (Target(thought, calls, spoken or None), Target(tool_calls=calls)):
-        try:
-            if text_format.parse_tool_calls(spoken):
-                return spoken
-            return text_format.render_target(target)
-        except FormatError:
-            continue
+    with suppress(FormatError):
+        if text_format.parse_tool_calls(spoken):
+            return spoken
+        with suppress(FormatError):
+            return text_format.render_target(Target(thought, calls, spoken or None))
+        return text_format.render_target(Target(tool_calls=calls))
     return spoken

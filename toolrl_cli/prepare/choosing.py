@@ -15,9 +15,10 @@ from toolrl_cli.jsonl import cut_lines, load_json, open_atomic, read_piece, read
 from toolrl_cli.parallel import map_in_order
 from toolrl_cli.prepare.config import Choice, PrepareConfig
 from toolrl_cli.prepare.contamination import Overlap, read_benchmarks
-from toolrl_cli.prepare.statistics import find_tokenizer, make_prompt_counter, percentiles
+from toolrl_cli.prepare.statistics import find_tokenizer, make_prompt_counter
 from toolrl_cli.prepare.summary import Summary
 from toolrl_cli.records import Example, Json, scored_total
+from toolrl_cli.scoring.tally import percentiles
 from toolrl_cli.training.text_format import choose_format
 
 if TYPE_CHECKING:

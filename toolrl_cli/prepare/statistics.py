@@ -12,6 +12,7 @@ from toolrl_cli.errors import DataError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example, Json
+from toolrl_cli.scoring.tally import percentiles
 
 PERCENTILES = (50, 90, 99)
 
@@ -73,18 +74,6 @@ def summarize(counts: Counter[int]) -> Json:
     total = counts.total()
     mean = sum(value * count for value, count in counts.items()) / total
     return {"mean": round(mean, 3), **percentiles(counts, PERCENTILES), "max": max(counts), "examples": total}
-
-
-def percentiles(counts: Counter[int], percents: Iterable[int]) -> dict[str, int]:
-    """Percentiles by nearest rank, from how often each value occurs; the percents ascend."""
-    total, values = counts.total(), sorted(counts)
-    found, seen, place = {}, 0, 0
-    for percent in percents:
-        while seen < total * percent / 100:
-            seen += counts[values[place]]
-            place += 1
-        found[f"p{percent}"] = values[place - 1]
-    return found
 
 
 def measure(example: Example) -> Json:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -120,15 +121,21 @@ def load_function(reference: str) -> Function:
         ConfigError: there is no such module or function, or importing it fails.
     """
     place, _, name = reference.rpartition(":")
-    try:
-        with redirect_stdout(sys.stderr):
-            module = load_file(Path(place)) if place.endswith(".py") else load_module(place)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{reference}: cannot be imported ({type(error).__name__}: {first_line(error)})") from error
+    load = partial(load_file, Path(place)) if place.endswith(".py") else partial(load_module, place)
+    module = import_quietly(load, reference)
     function = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(f"{reference}: {place} has no function {name!r}")
     return function  # type: ignore[no-any-return]
+
+
+def import_quietly(load: Callable[[], ModuleType], named: str) -> ModuleType:
+    """A module of the user's, whose output goes to stderr; raise `ConfigError` that begins as named when it fails."""
+    try:
+        with redirect_stdout(sys.stderr):
+            return load()
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{named}: cannot be imported ({type(error).__name__}: {first_line(error)})") from error
 
 
 def load_file(path: Path) -> ModuleType:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import ceil, sqrt
+from math import sqrt
+from typing import TypeVar
 
 from toolrl_cli.records import Json, Outcome, Score
 
+N = TypeVar("N", int, float)
 PERCENTILES = (5, 25, 50, 75, 95)
 BINS = 10
 DECIMALS = 4
@@ -73,8 +75,7 @@ class Tally:
 
     def percentiles(self, name: str) -> dict[str, float]:
         """Percentiles by the nearest rank, to four decimals."""
-        ordered, n = sorted(self.values[name].items()), self.values[name].total()
-        return {f"p{q}": rank_value(ordered, max(1, ceil(n * q / 100))) for q in PERCENTILES}
+        return percentiles(self.values[name], PERCENTILES)
 
     def histogram(self, name: str) -> Json:
         """Counts in ten bins of one width from the lowest to the highest value, one bin when they are the same."""
@@ -101,10 +102,13 @@ class Tally:
         }
 
 
-def rank_value(ordered: Sequence[tuple[float, int]], rank: int) -> float:
-    """The value at a rank, counted from 1, among ordered (value, count) pairs."""
-    for value, count in ordered:
-        rank -= count
-        if rank <= 0:
-            return value
-    raise ValueError("rank is beyond the values")
+def percentiles(counts: Counter[N], percents: Iterable[int]) -> dict[str, N]:
+    """Percentiles by nearest rank, from how often each value occurs; the percents ascend."""
+    total, values = counts.total(), sorted(counts)
+    found, seen, place = {}, 0, 0
+    for percent in percents:
+        while seen < total * percent / 100:
+            seen += counts[values[place]]
+            place += 1
+        found[f"p{percent}"] = values[place - 1]
+    return found

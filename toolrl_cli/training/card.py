@@ -12,6 +12,7 @@ from toolrl_cli.formats.toolrl import ToolrlFormat
 from toolrl_cli.jsonl import open_atomic, read_json, read_records
 from toolrl_cli.manifest import Manifest, hash_file
 from toolrl_cli.records import Json, expect
+from toolrl_cli.training.text_format import TEMPLATE_FILE
 
 CARD_FILE = "README.md"
 SHOWN = ("loss", "mean_token_accuracy", "reward", "exact", "completions/mean_length", "completions/clipped_ratio")
@@ -89,7 +90,7 @@ def introduce(manifest: Manifest, adapter: bool) -> str:
 
 def describe_use(folder: Path, manifest: Manifest, adapter: bool) -> str:
     """How a prompt is made and an answer read: the format is as much a part of the model as its weights."""
-    template = folder / "template.jinja"
+    template = folder / TEMPLATE_FILE
     code = USE.format(
         folder=folder,
         format=manifest.format,

@@ -16,8 +16,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from toolrl_cli.console import log
 from toolrl_cli.errors import DataError
 from toolrl_cli.jsonl import read_json, write_json
+from toolrl_cli.manifest import hash_samples
 from toolrl_cli.records import Json, expect
-from toolrl_cli.training.models import hash_samples
 
 if TYPE_CHECKING:
     from torch.utils.data import Sampler

@@ -14,6 +14,7 @@ from toolrl_cli.manifest import Manifest, open_output, read_manifest
 from toolrl_cli.records import Json
 from toolrl_cli.training.card import write_card
 from toolrl_cli.training.models import ModelSource, load_model, load_tokenizer, quiet_libraries, resolve_model
+from toolrl_cli.training.run import METRICS_FILE
 from toolrl_cli.training.text_format import TEMPLATE_FILE
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["hf", "vllm", "verl"]
 DType = Literal["float32", "bfloat16", "float16"]
-METRICS_FILE = "metrics.jsonl"
 SERVING = """\
 ## Serving it by vLLM
 

@@ -18,10 +18,10 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object
 
 from toolrl_cli.errors import ConfigError
 from toolrl_cli.training.completions import Recorder
+from toolrl_cli.training.launch import gather_rows
 from toolrl_cli.training.prompts import WrittenPromptsGRPOTrainer
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class FlatGroupFilter(WrittenPromptsGRPOTrainer):
 
     def _further_prompts(self, inputs: list[Row]) -> Iterator[int]:
         """Examples that are not in the batch of any process, in an order that the seed and the step decide."""
-        taken = set(gather_object([row["id"] for row in inputs]))
+        taken = set(gather_rows([row["id"] for row in inputs]))
         others = [index for index, id in enumerate(self.train_dataset["id"]) if id not in taken]
         order = others or list(range(len(self.train_dataset)))
         part = self._step % self.args.gradient_accumulation_steps

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +16,7 @@ from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.tools import plain_tool
 from toolrl_cli.manifest import FILE_NAME
 from toolrl_cli.records import Example, Json
-from toolrl_cli.rewards.custom import load_file
+from toolrl_cli.rewards.custom import import_quietly, load_file
 from toolrl_cli.training.text_format import choose_format, read_chat_template
 
 OF_THE_ENVIRONMENT = ("reset", "get_reward")
@@ -71,7 +70,7 @@ def load_live_tools(path: Path) -> LiveTools:
             cannot be made without arguments, or a tool lacks the type hints and the docstring that its schema
             is made from.
     """
-    module = import_tools(path)
+    module = import_quietly(partial(load_file, path), f"--tools {path}")
     functions = tuple(value for name, value in own_members(module, inspect.isfunction))
     classes = [value for name, value in own_members(module, inspect.isclass) if hasattr(value, "reset")]
     if len(classes) > 1:
@@ -99,17 +98,6 @@ def choose_live_format(model: str, name: str | None, template: Path | None) -> T
             "start from the base model or from a run of toolrl sft --format native"
         )
     return native
-
-
-def import_tools(path: Path) -> ModuleType:
-    """The file as a module; raise `ConfigError` when importing it fails."""
-    try:
-        with redirect_stdout(sys.stderr):
-            return load_file(path)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"--tools {path}: cannot be imported ({type(error).__name__}: {first_line(error)})"
-        ) from error
 
 
 def own_members(module: ModuleType, kind: Callable[[object], bool]) -> list[tuple[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
 import warnings
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from toolrl_cli import downloads
 from toolrl_cli.errors import ConfigError, DataError, SetupError, first_line
 from toolrl_cli.jsonl import read_json
-from toolrl_cli.manifest import FILE_NAME, Manifest, hash_file, read_manifest
+from toolrl_cli.manifest import FILE_NAME, Manifest, hash_file, hash_samples, read_manifest
 from toolrl_cli.records import expect
 from toolrl_cli.training.launch import world_size
 
@@ -130,22 +129,6 @@ def hash_weights(source: ModelSource) -> dict[str, str]:
     if source.adapter is None:
         return {"base": hash_samples(weights)}
     return {"base": hash_samples(weights), "adapter": hash_samples(sorted(source.adapter.glob("adapter_model.*")))}
-
-
-def hash_samples(paths: list[Path], count: int = 256, size: int = 1 << 16) -> str:
-    """SHA-256, first 16 hexadecimal digits, of each file's name and size and `count` samples spread evenly over it.
-
-    A file of up to `count * size` bytes (16 MiB) is read whole.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        length = path.stat().st_size
-        digest.update(f"{path.name} {length}\n".encode())
-        with path.open("rb") as stream:
-            for start in range(0, length, max(size, length // count)):
-                stream.seek(start)
-                digest.update(stream.read(size))
-    return digest.hexdigest()[:16]
 
 
 def hub_id_of(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from toolrl_cli.errors import DataError, first_line
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.transformers_engine import tokenize_prompt
 from toolrl_cli.records import Example, Json
+from toolrl_cli.scoring.tally import percentiles
 from toolrl_cli.training.config import GrpoConfig, SftConfig
 from toolrl_cli.training.models import ModelSource
 
@@ -69,9 +71,8 @@ def drop_long_prompts(examples: Sequence[Example], lengths: Sequence[int], limit
 
 def summarize(lengths: Sequence[int]) -> Json:
     """Mean, nearest-rank percentiles and the largest of some lengths."""
-    ordered = sorted(lengths)
-    ranks = {f"p{percent}": ordered[ceil(percent * len(ordered) / 100) - 1] for percent in PERCENTILES}
-    return {"mean": round(sum(ordered) / len(ordered), 1), **ranks, "max": ordered[-1]}
+    ranks = percentiles(Counter(lengths), PERCENTILES)
+    return {"mean": round(sum(lengths) / len(lengths), 1), **ranks, "max": max(lengths)}
 
 
 def plan_sft(config: SftConfig, arguments: SFTConfig, dataset: Dataset, source: ModelSource) -> Json:

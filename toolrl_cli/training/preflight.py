@@ -16,7 +16,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object
 from transformers import PrinterCallback, TrainerCallback
 
 from toolrl_cli.console import log
@@ -26,9 +25,11 @@ from toolrl_cli.records import Json
 from toolrl_cli.scoring.groups import Groups
 from toolrl_cli.scoring.tally import Tally
 from toolrl_cli.training.completions import Recorder, Sampled
+from toolrl_cli.training.launch import gather_rows
 from toolrl_cli.training.memory import peak_memory
 from toolrl_cli.training.models import resolve_model
 from toolrl_cli.training.run import PREFLIGHT_FILE, construct, load_materials
+from toolrl_cli.training.shared_prefix import select_rows
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
@@ -118,7 +119,7 @@ class Preflight(TrainerCallback):
         assert config.preflight
         with training_untouched(trainer, config.preflight, config.seed), self._recorder.aside() as sampled:
             cost, values = sample_prompts(trainer, config.preflight, config.seed)
-        report = describe_rewards(gather_object(sampled), gather_object(values), config)
+        report = describe_rewards(gather_rows(sampled), gather_rows(values), config)
         rounds = 1 + config.resample_rounds * config.drop_flat_groups
         return report | {"cost": describe_cost(cost, trainer, steps, sampled_share(report["no_signal"], rounds))}
 
@@ -179,7 +180,7 @@ def advantage_values(trainer: Any, rows: int) -> list[Hashable]:
 def time_micro_batch(trainer: Any, batch: Json) -> float:
     """Seconds that a completion takes in a forward and backward of a micro-batch; the gradients are thrown away."""
     rows: int = min(trainer.args.per_device_train_batch_size, len(batch["completion_ids"]))
-    micro = {name: value[:rows] if is_column(value) else value for name, value in batch.items()}
+    micro = select_rows(batch, torch.arange(rows))
     micro["advantages"] = torch.ones_like(micro["advantages"])  # without any, a backward may be spared
     seconds: list[float] = []
     for _ in range(2):  # the first one warms up
@@ -191,11 +192,6 @@ def time_micro_batch(trainer: Any, batch: Json) -> float:
         loss.item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     return min(seconds) / rows
-
-
-def is_column(value: object) -> bool:
-    """Whether a value of a batch has a row for each completion."""
-    return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
 def describe_rewards(rows: Sequence[Sampled], values: Sequence[Hashable], config: GrpoConfig) -> Json:
