@@ -3,8 +3,8 @@
     python benchmarks/grpo_step.py ROWS.jsonl [--generations 4 8] [--tuning lora full] [--rounds 3]
 
 ROWS is what `toolrl prepare` reads, for instance ToolRL's own rows. Each measurement is a process of
-its own, stock and shared by turns: it takes two optimizer steps over the same prompts, every
-completion NEW tokens long, and the second one counts. The reward is a number made of the tokens, so
+its own, stock and shared by turns: it takes an optimizer step over short prompts to warm up, and one
+over the rows' prompts, which counts; every completion is NEW tokens long. The reward is a number made of the tokens, so
 that every completion has a gradient. Peak memory is that of the process. The arithmetic is counted
 from the shapes; its share is of the largest matrix product's speed in the same number format.
 """
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         started: list[bool] = []
         trainer._generate_single_turn, trainer.training_step = generate_timed, step_timed
         trainer.train()
-        prompts = sum(map(len, trainer._tokenize_prompts(list(trainer.train_dataset["prompt"]))[0])) // options.prompts
+        measured = list(trainer.train_dataset["prompt"])[options.prompts :]
+        prompts = sum(map(len, trainer._tokenize_prompts(measured)[0])) // options.prompts
         spent["update"] = spent["step"] - spent["generation"]
         counted = count_operations(trainer.model, prompts, options.new, options.generations[0], options.prompts)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
@@ -210,11 +212,12 @@ def build_trainer(options: argparse.Namespace, folder: Path) -> Any:
 
     nearest = sorted(read_examples(path, text_format), key=lambda example: abs(tokens(example) - options.length))
     examples = nearest[: options.prompts]
+    warm_up = [replace(example, tools=(), messages=({"role": "user", "content": example.id},)) for example in examples]
     return kind(
         materials.model,
         number_of_tokens,
         build_arguments(GRPOConfig, config, own),
-        train_dataset=grpo_dataset(examples, text_format, materials.tokenizer, as_messages=True),
+        train_dataset=grpo_dataset([*warm_up, *examples], text_format, materials.tokenizer, as_messages=True),
         processing_class=materials.tokenizer,
         peft_config=materials.peft_config,
     )

@@ -162,8 +162,8 @@ def test_a_tuning_that_cannot_be_is_one_line(
     assert snapshot(tmp_path) == {}
 
 
-def test_options_of_a_new_adapter_are_told_where_one_is_continued(
-    trained: Place, cli: InProcess, tmp_path: Path
+def test_options_of_a_new_adapter_are_told_where_none_is_made(
+    trained: Place, tiny_model: Path, cli: InProcess, tmp_path: Path
 ) -> None:
     words = ("grpo", trained.folder / "ex.jsonl", "--model", trained.folder / "runs/sft", "-o", tmp_path / "run")
     sizes = ("--batch-size", 4, "--num-generations", 2, "--dry-run")
@@ -174,3 +174,6 @@ def test_options_of_a_new_adapter_are_told_where_one_is_continued(
         "--adapter merge makes a new one\n",
     )
     assert cli(*words, *sizes).stderr == ""
+    words = ("grpo", trained.folder / "ex.jsonl", "--model", tiny_model, "-o", tmp_path / "run")
+    told = cli(*words, *sizes, "--tuning", "full", "--lora-rank", 4)
+    assert (told.exit_code, told.stderr) == (0, "--tuning full trains all weights, without --lora-rank\n")

@@ -51,6 +51,7 @@ def test_a_sum_adds_weighted_totals_and_keeps_each_part(polite: str) -> None:
     ]
     alone = find_reward("fine-grained").score_batch(rollouts())
     assert [(score.outcome, score.reasons) for score in scores] == [(one.outcome, one.reasons) for one in alone]
+    assert reward.full_format(0) == ("format", 1.0)
 
 
 def test_parts_of_one_name_are_told_apart() -> None:
@@ -65,6 +66,7 @@ def test_parts_of_one_name_are_told_apart() -> None:
     assert reward.reads_tools
     no_call = Target.from_json(EXAMPLES[2]["target"])
     assert [reward.applies(part, no_call) for part in reward.weights] == [True, True, True, False, True]
+    assert reward.full_format(0) == ("robust-format", 1.0)
 
 
 def test_the_digest_holds_every_reward_and_weight() -> None:

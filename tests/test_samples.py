@@ -186,16 +186,18 @@ def test_a_local_sample_depends_on_its_seed_and_not_on_its_batch(loaded: tuple[A
     assert not {c.text for _, c in other.generate(prompts)} & {c.text for c in alone.values()}
 
 
-def test_noise_draws_from_the_softmax() -> None:
+@pytest.mark.parametrize("seeds", [[7, 8], None])
+def test_tokens_are_drawn_from_the_softmax(seeds: list[int] | None) -> None:
     """20,000 draws from three scores at temperature 2; the standard deviation of a share is at most 0.0036."""
     import torch
 
-    from toolrl_cli.inference.drawing import GumbelNoise
+    from toolrl_cli.inference.drawing import InverseTransform
 
-    logits = [1.0, 3.0, -1.0]
+    torch.manual_seed(0)
+    logits = [1.0, float("-inf"), 3.0, -1.0]
     scores = torch.tensor(logits).repeat(2, 1)
-    noise = GumbelNoise(2.0, [7, 8], torch.device("cpu"))
-    drawn = torch.stack([noise(scores, scores).argmax(-1) for _ in range(10_000)])
+    draw = InverseTransform(2.0, seeds, torch.device("cpu"))
+    drawn = torch.stack([draw(scores, scores).argmax(-1) for _ in range(10_000)])
     weights = [exp(logit / 2) for logit in logits]
     for token, weight in enumerate(weights):
         share = (drawn == token).float().mean().item()

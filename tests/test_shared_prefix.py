@@ -288,6 +288,22 @@ def test_greedy_tokens_are_those_of_trl(
     assert "generate" not in vars(trainer.model)
 
 
+@pytest.mark.parametrize("settings", [{}, {"top_k": 3}], ids=["softmax", "top-k"])
+def test_tokens_are_drawn_from_the_softmax_of_the_policy(
+    settings: dict[str, Any], build_trainer: Callable[..., Any]
+) -> None:
+    """4,000 first tokens at temperature 0.7; the standard deviation of a share is at most 0.008."""
+    trainer = build_trainer(build_model("Llama", {}), max_completion_length=1, temperature=0.7, **settings)
+    torch.manual_seed(0)
+    tokens, _ = trainer._generate_single_turn([PROMPTS[0]] * 4000, None, {}, 1)
+    with torch.no_grad():
+        scores = trainer.model(torch.tensor([PROMPTS[0]])).logits[0, -1] / 0.7
+    scores[scores < scores.topk(settings.get("top_k", len(scores))).values[-1]] = -torch.inf
+    shares = torch.bincount(torch.tensor(tokens).flatten(), minlength=len(scores)) / 4000
+    assert (shares - scores.softmax(-1)).abs().max() < 0.035
+    assert shares.max() < 0.9
+
+
 def test_prompts_that_differ_are_left_to_trl(build_trainer: Callable[..., Any]) -> None:
     trainer = build_trainer(build_model("Llama", {}))
     with counted_rows(trainer) as rows:

@@ -206,6 +206,34 @@ def test_a_chat_template_that_shows_no_tools_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_a_chat_template_that_opens_the_thought_is_refused_for_completions_that_open_it(
+    command: str, tiny_model: Path, examples_file: Path, cli: InProcess, tmp_path: Path
+) -> None:
+    model = dress(tiny_model, "qwen3_5_think", tmp_path / "m")
+    sft = ("sft", examples_file, "--model", model, "-o", tmp_path / "run")
+    words = sft if command == "sft" else grpo_words(examples_file, model, tmp_path / "run")
+    assert refusal(cli(*words)) == (
+        "the model's chat template ends a prompt with <think>, and completions of the toolrl format begin with it; "
+        "use --format native, or a copy of the model whose template leaves it to the completion"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_sft_does_not_repeat_a_thought_tag_that_the_prompt_ends_with(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    from transformers import AutoTokenizer
+
+    from toolrl_cli.training.data import sft_dataset
+
+    tokenizer = AutoTokenizer.from_pretrained(dress(tiny_model, "qwen3_5_think", tmp_path / "m"))
+    examples = [Example.from_json(row) for row in EXAMPLES[:2]]
+    text_format = find_format("hermes")
+    for row, example in zip(sft_dataset(examples, text_format, tokenizer), examples, strict=True):
+        answer = f"<|im_start|>assistant\n{text_format.render_target(example.target)}<|im_end|>"
+        assert tokenizer.decode(row["input_ids"]).rstrip("\n").endswith(answer)
+
+
 @pytest.mark.parametrize(("option", "found"), [("hermes", "hermes"), ("llama3", "llama3"), ("native", "hermes")])
 def test_the_pipeline_in_a_models_own_format(
     option: str, found: str, qwen: Path, llama: Path, cli: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

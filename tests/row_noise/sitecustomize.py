@@ -49,7 +49,7 @@ def draw_by_row(mixin: Any) -> None:
             best = (scores.float().log_softmax(-1) - noise.log()).argmax(-1, keepdim=True)
             return torch.full_like(scores, -torch.inf).scatter(1, best, 0.0)
 
-        return stock(self, *args, input_ids=input_ids, logits_processor=[choose], **kwargs)
+        return stock(self, *args, input_ids=input_ids, **kwargs | {"logits_processor": [choose]})
 
     mixin.generate = generate
 

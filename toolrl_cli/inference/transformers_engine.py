@@ -50,7 +50,7 @@ class TransformersEngine:
         inputs = self._lay_out(rows, shared)
         columns = inputs["input_ids"].shape[1]
         options = {
-            "logits_processor": self._noise(batch),
+            "logits_processor": self._draws(batch),
             "max_new_tokens": self._sampling.max_new_tokens,
             "do_sample": False,
             "temperature": None,
@@ -93,14 +93,14 @@ class TransformersEngine:
         padded = self._tokenizer.pad({"input_ids": list(rows)}, padding_side="left", return_tensors="pt")
         return padded.to(self._model.device)
 
-    def _noise(self, batch: Sequence[Prompt]) -> list[Any]:
+    def _draws(self, batch: Sequence[Prompt]) -> list[Any]:
         """What makes greedy decoding draw; nothing at temperature 0."""
-        from toolrl_cli.inference.drawing import GumbelNoise
+        from toolrl_cli.inference.drawing import InverseTransform
 
         if not self._sampling.temperature:
             return []
         seeds = [self._sampling.seed_of(prompt) for prompt in batch]
-        return [GumbelNoise(self._sampling.temperature, seeds, self._model.device)]
+        return [InverseTransform(self._sampling.temperature, seeds, self._model.device)]
 
     def _decode(self, ids: list[int]) -> Completion:
         """A row ends with a stop token, then padding; without one it ran into the limit."""

@@ -13,7 +13,6 @@ from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.plugins.gold import read_gold, read_tools
 from toolrl_cli.records import Json, Outcome, Rollout, Score, Target, ToolCall
 from toolrl_cli.rewards import Reward, find_reward
-from toolrl_cli.rewards.engine import SpecReward
 
 RewardFunction = Callable[..., list[float | None]]
 CALLED = (Outcome.EXACT, Outcome.PARTIAL, Outcome.WRONG)
@@ -105,10 +104,9 @@ class BatchScorer:
         yield "call_share", (calls + outcomes[Outcome.SPURIOUS_CALL]) / count
         yield "gold_call_share", sum(gold) / count
         yield "spurious_call_share", outcomes[Outcome.SPURIOUS_CALL] / count
-        part = self._reward.spec.format if isinstance(self._reward, SpecReward) else None
-        low, full = part.bounds(self._rollouts[0].step) if part else (0.0, 0.0)
-        if full > low:
-            yield "format_share", sum(score.parts["format"] == full for score in self._scores) / count
+        if found := self._reward.full_format(self._rollouts[0].step):
+            part, full = found
+            yield "format_share", sum(score.parts[part] == full for score in self._scores) / count
 
     def _aligned(self, count: int, columns: Mapping[str, Any]) -> tuple[Sequence[Any], ...]:
         """Gold, tools, token ids and step for each completion."""

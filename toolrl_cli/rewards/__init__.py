@@ -41,6 +41,10 @@ class Reward(Protocol):
         """Whether a part says something about a completion of this target."""
         ...
 
+    def full_format(self, step: int) -> tuple[str, float] | None:
+        """The part that judges the format, and what it gives at a step to a completion that keeps it; None without."""
+        ...
+
     def score(self, rollout: Rollout, *, explain: bool = True) -> Score:
         """Score one completion."""
         ...

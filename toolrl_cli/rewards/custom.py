@@ -54,6 +54,9 @@ class FunctionReward:
         """Its one part, named after the function."""
         return {self.name.rpartition(":")[2]: 1.0}
 
+    def full_format(self, step: int) -> None:
+        """A function does not tell how it judges the format."""
+
     def applies(self, part: str, target: Target) -> bool:
         """The function itself says where it does not apply, by returning None."""
         return True

@@ -69,6 +69,11 @@ class SpecReward:
         weighted = [(part.weight, *part.bounds(step)) for part in self.spec.parts.values()]
         return sum(w * low for w, low, _ in weighted), sum(w * high for w, _, high in weighted)
 
+    def full_format(self, step: int) -> tuple[str, float] | None:
+        """The part that judges the format, and what it gives a completion that keeps it; None where both earn alike."""
+        low, high = self.spec.format.bounds(step) if self.spec.format else (0.0, 0.0)
+        return ("format", high) if high > low else None
+
     def applies(self, part: str, target: Target) -> bool:
         """Whether a part can tell completions of a target apart: correctness cannot where no call is gold or judged."""
         return part != "correctness" or bool(target.tool_calls) or self._correctness.no_call == "judged"

@@ -64,6 +64,14 @@ class RewardSum:
         """Whether a score depends on the tools of the example."""
         return any(reward.reads_tools for reward, _ in self.terms)
 
+    def full_format(self, step: int) -> tuple[str, float] | None:
+        """The part of the first reward that judges the format, and what it gives a completion that keeps it."""
+        for name, (place, own) in self._owners.items():
+            found = self.terms[place][0].full_format(step)
+            if found and found[0] == own:
+                return name, found[1]
+        return None
+
     def applies(self, part: str, target: Target) -> bool:
         """Whether a part says something about a completion of this target."""
         place, own = self._owners[part]

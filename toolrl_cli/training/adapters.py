@@ -22,7 +22,7 @@ LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_targets")
 
 
 def check_tuning(config: TrainingConfig, source: ModelSource) -> None:
-    """Refuse what the model cannot be tuned by, and tell of options that a continued adapter leaves unused.
+    """Refuse what the model cannot be tuned by, and tell of options that stay without effect.
 
     Raises:
         ConfigError: all weights are to be trained below an adapter, or none is there to merge.
@@ -34,12 +34,12 @@ def check_tuning(config: TrainingConfig, source: ModelSource) -> None:
         raise ConfigError(
             f"{source.adapter}: is a LoRA run; --tuning full needs a full model to start from, or --adapter merge"
         )
-    if config.adapter == "continue" and source.adapter:
-        unused = [name for name in LORA_FIELDS if getattr(config, name) != getattr(TrainingConfig, name)]
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-        if unused and rank() == 0:
-            fix = "--adapter merge makes a new one"
-            log(f"{source.adapter}: its adapter is trained on as it is, without {options}; {fix}")
+    unused = [name for name in LORA_FIELDS if getattr(config, name) != getattr(TrainingConfig, name)]
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+    if unused and config.tuning == "full" and rank() == 0:
+        log(f"--tuning full trains all weights, without {options}")
+    elif unused and config.adapter == "continue" and source.adapter and rank() == 0:
+        log(f"{source.adapter}: its adapter is trained on as it is, without {options}; --adapter merge makes a new one")
     if config.tuning == "qlora" and not find_spec("bitsandbytes"):
         raise SetupError("--tuning qlora: bitsandbytes is missing; python -m pip install bitsandbytes")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.errors import ConfigError, DataError, FormatError
-from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.formats.base import ChatPrompt, TextFormat
 from toolrl_cli.inference.transformers_engine import tokenize_prompt, write_prompt
 from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example
@@ -15,6 +16,8 @@ from toolrl_cli.sources.validation import require_unicode
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 
 
 def read_examples(path: Path, text_format: TextFormat, limit: int | None = None) -> list[Example]:
@@ -54,23 +57,35 @@ def sft_dataset(examples: list[Example], text_format: TextFormat, tokenizer: Any
     message it would lose its thought, or parts of it, to the chat template of a reasoning model.
 
     Raises:
-        ConfigError: as `require_shown_tools`.
+        ConfigError: as `require_fitting_template`.
     """
     from datasets import Dataset
 
-    require_shown_tools(examples, text_format, tokenizer)
+    require_fitting_template(examples, text_format, tokenizer)
     end = end_of_turn(tokenizer)
     rows = []
     for example in examples:
-        prompt = tokenize_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages))
-        text = text_format.render_target(example.target) + end
+        rendered = text_format.render_prompt(example.tools, example.messages)
+        prompt = tokenize_prompt(tokenizer, *rendered)
+        text = text_format.render_target(example.target).removeprefix(opened_thought(tokenizer, rendered)) + end
         target = tokenizer(text, add_special_tokens=False)["input_ids"]
         rows.append({"input_ids": prompt + target, "completion_mask": [0] * len(prompt) + [1] * len(target)})
     return Dataset.from_list(rows)
 
 
-def require_shown_tools(examples: list[Example], text_format: TextFormat, tokenizer: Any) -> None:
-    """Raise `ConfigError` when a format leaves the tools to the tokenizer's chat template, and that leaves them out."""
+def require_fitting_template(examples: list[Example], text_format: TextFormat, tokenizer: Any) -> None:
+    """Refuse a chat template that the format's texts do not fit.
+
+    Raises:
+        ConfigError: the format leaves the tools to the template, and that leaves them out, or the
+            template opens a thought that the format's completions open themselves.
+    """
+    first = text_format.render_prompt(examples[0].tools, examples[0].messages)
+    if text_format.name == "toolrl" and opened_thought(tokenizer, first):
+        raise ConfigError(
+            "the model's chat template ends a prompt with <think>, and completions of the toolrl format begin with it; "
+            "use --format native, or a copy of the model whose template leaves it to the completion"
+        )
     prompts = (text_format.render_prompt(example.tools, example.messages) for example in examples)
     messages, tools = next((prompt for prompt in prompts if prompt.tools), ([], None))
     if tools and write_prompt(tokenizer, messages, tools) == write_prompt(tokenizer, messages, None):
@@ -78,6 +93,12 @@ def require_shown_tools(examples: list[Example], text_format: TextFormat, tokeni
             f"the model's chat template shows no tools, and the {text_format.name} format leaves them to it; "
             "use --format toolrl"
         )
+
+
+def opened_thought(tokenizer: Any, prompt: ChatPrompt) -> str:
+    """The `<think>` and the white space behind it with which a reasoning model's template ends a prompt, or nothing."""
+    opened = OPENED_THOUGHT.search(write_prompt(tokenizer, *prompt))
+    return opened[0] if opened else ""
 
 
 def end_of_turn(tokenizer: Any) -> str:
@@ -93,14 +114,14 @@ def grpo_dataset(
     """Columns `prompt`, `id`, `target` and `tools` as JSON strings, and the gold as text, `ground_truth`.
 
     A prompt is its text, or its messages where a tool loop will run. JSON crosses as strings because Arrow would
-        pad differing arguments with nulls.
+    pad differing arguments with nulls.
 
-        Raises:
-            ConfigError: as `require_shown_tools`.
+    Raises:
+        ConfigError: as `require_fitting_template`.
     """
     from datasets import Dataset
 
-    require_shown_tools(examples, text_format, tokenizer)
+    require_fitting_template(examples, text_format, tokenizer)
 
     def prompt(example: Example) -> Any:
         rendered = text_format.render_prompt(example.tools, example.messages)

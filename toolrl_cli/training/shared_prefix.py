@@ -16,12 +16,14 @@ from trl import GRPOTrainer
 
 from toolrl_cli.console import log
 from toolrl_cli.errors import ConfigError, first_line
+from toolrl_cli.inference.drawing import draw_in_processor
 from toolrl_cli.inference.shared_prefix import causal_model, generate_behind, prefix_obstacle, prompts_of_groups
 from toolrl_cli.training.config import SharedPrefix
 from toolrl_cli.training.packed import completion_logps, distinct_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import GenerationConfig
 
     LogProbabilities = tuple[Tensor, Tensor | None, Tensor | None]
     MicroBatch = dict[str, Any]
@@ -114,8 +116,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         prefixes = prompts_of_groups(prompt_ids)
 
-        def generate(input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-            width = input_ids.size(1) - 1
+        def generate(
+            input_ids: Tensor, attention_mask: Tensor, generation_config: GenerationConfig, **options: Any
+        ) -> Tensor:
+            width, device = input_ids.size(1) - 1, input_ids.device
+            if device.type == "cpu" and (drawing := draw_in_processor(generation_config, device)):
+                generation_config, options["logits_processor"] = drawing
+            options["generation_config"] = generation_config
             return generate_behind(model, prefixes, width, input_ids, attention_mask, **options)
 
         model.generate = generate
