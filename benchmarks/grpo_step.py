@@ -1,12 +1,13 @@
 """A GRPO step: stock TRL beside the shared prefix, in time and in peak memory.
 
-    python benchmarks/grpo_step.py ROWS.jsonl [--generations 4 8] [--tuning lora full] [--rounds 3]
+    python benchmarks/grpo_step.py ROWS.jsonl [--generations 8] [--tuning lora] [--rounds 3]
 
 ROWS is what `toolrl prepare` reads, for instance ToolRL's own rows. Each measurement is a process of
-its own, stock and shared by turns: it takes an optimizer step over short prompts to warm up, and one
-over the rows' prompts, which counts; every completion is NEW tokens long. The reward is a number made of the tokens, so
-that every completion has a gradient. Peak memory is that of the process. The arithmetic is counted
-from the shapes; its share is of the largest matrix product's speed in the same number format.
+its own, stock and shared by turns: it takes an optimizer step over short prompts and completions to
+warm up, and one over the rows' prompts, which counts and in which every completion is NEW tokens
+long. The reward is a number made of the tokens, so that every completion has a gradient. Peak memory
+is that of the process. The arithmetic is counted from the shapes; its share is of the largest matrix
+product's speed in the same number format.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from typing import Any
 from machine import describe_machine, show_spread
 
 PARTS = ("generation", "update", "step")
+SHORT = 8
+"""New tokens of the step that warms up."""
 
 
 def main() -> None:
@@ -46,8 +49,8 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--generations", type=int, nargs="+", default=[4, 8])
-    parser.add_argument("--tuning", nargs="+", default=["lora", "full"])
+    parser.add_argument("--generations", type=int, nargs="+", default=[8])
+    parser.add_argument("--tuning", nargs="+", default=["lora"])
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--length", type=int, default=766, help="take the prompts nearest to so many tokens")
@@ -102,6 +105,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         generate, step = trainer._generate_single_turn, trainer.training_step
 
         def generate_timed(*args: Any) -> Any:
+            length = options.new if started else SHORT
+            trainer.generation_config.max_new_tokens = trainer.generation_config.min_new_tokens = length
             with timed(spent, "generation"):
                 result = generate(*args)
             tokens[:] = result[0]
@@ -191,7 +196,7 @@ def build_trainer(options: argparse.Namespace, folder: Path) -> Any:
         max_steps=2,
     )
     own = own_arguments(config) | {
-        "generation_kwargs": {"min_new_tokens": options.new, "do_sample": not options.greedy},
+        "generation_kwargs": {"do_sample": not options.greedy},
         "gradient_checkpointing": options.checkpointing,
         "shuffle_dataset": False,
         "save_strategy": "no",

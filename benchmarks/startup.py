@@ -1,6 +1,6 @@
 """Time to the help text of each command, beside a bare `import typer`.
 
-python benchmarks/startup.py [--rounds 15]
+python benchmarks/startup.py [--rounds 7]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOWEST = ("-c", "import typer")
 def main() -> None:
     """Measure by turns and print ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     names = ["", *(command.name or command.callback.__name__ for command in app.registered_commands)]
     print(f"seconds, median of {rounds} (range); ratio to a bare import of typer, by turns")

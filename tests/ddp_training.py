@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from noise import drawn_by_row
+from transformers import AutoTokenizer, GenerationMixin, LlamaConfig, LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
@@ -51,7 +52,8 @@ def train(tokenizer: Path, output: Path, kind: str) -> None:
     trainer.model.model.register_forward_pre_hook(
         lambda module, args, options: forwards.append(len(options["input_ids"])), with_kwargs=True
     )
-    trainer.train()
+    with drawn_by_row(GenerationMixin):
+        trainer.train()
     logs = [log for log in trainer.state.log_history if "reward" in log]
     if trainer.accelerator.is_main_process:
         weights = {name: value.detach() for name, value in trainer.model.named_parameters()}

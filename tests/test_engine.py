@@ -10,7 +10,7 @@ import pytest
 
 from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.inference.shared_prefix import common_length
-from toolrl_cli.inference.transformers_engine import SHORTEST_SHARED, TransformersEngine, tokenize_prompt
+from toolrl_cli.inference.transformers_engine import TransformersEngine, tokenize_prompt
 from toolrl_cli.records import Completion
 from toolrl_cli.training.models import load_for_inference
 
@@ -26,8 +26,10 @@ def loaded(tiny_model: Path) -> tuple[Any, Any]:
     return load_for_inference(str(tiny_model))
 
 
-def build_engine(loaded: tuple[Any, Any], *, batch_size: int = 2, temperature: float = 0.0) -> TransformersEngine:
-    return TransformersEngine(*loaded, Sampling(6, temperature), batch_size=batch_size)
+def build_engine(
+    loaded: tuple[Any, Any], *, batch_size: int = 2, temperature: float = 0.0, length: int = 6
+) -> TransformersEngine:
+    return TransformersEngine(*loaded, Sampling(length, temperature), batch_size=batch_size)
 
 
 def write_alone(loaded: tuple[Any, Any], prompt: Prompt, count: int) -> list[int]:
@@ -136,7 +138,22 @@ def test_a_shared_beginning_is_computed_once_and_changes_no_token(
     rows = [tokenize_prompt(loaded[1], prompt.messages, None) for prompt in SHARING]
     assert len({len(row) for row in rows}) == 4
     assert prefilled == ([[common_length(rows)]] if shares else [])
-    assert common_length(rows) > SHORTEST_SHARED
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3"])
+def test_prompts_with_little_in_common_are_computed_without_padding(kind: str, loaded: tuple[Any, Any]) -> None:
+    model = build_random(kind, loaded[1])
+    forwards: list[tuple[int, ...]] = []
+    model.model.register_forward_pre_hook(
+        lambda module, args, options: forwards.append(tuple(options["input_ids"].shape)), with_kwargs=True
+    )
+    together = list(build_engine((model, loaded[1]), batch_size=4).generate(PROMPTS))
+    lengths = [len(tokenize_prompt(loaded[1], prompt.messages, None)) for prompt in PROMPTS]
+    assert forwards[: len(PROMPTS)] == [(1, length - 1) for length in sorted(lengths, reverse=True)]
+    assert forwards[len(PROMPTS)] == (len(PROMPTS), 1)
+    for prompt, completion in together:
+        [(_, alone)] = build_engine((model, loaded[1])).generate([prompt])
+        assert completion == alone
 
 
 def test_samples_of_a_prompt_share_all_of_it(loaded: tuple[Any, Any]) -> None:
@@ -154,6 +171,29 @@ def test_samples_of_a_prompt_share_all_of_it(loaded: tuple[Any, Any]) -> None:
         [(_, alone)] = build_engine((model, loaded[1]), temperature=1.0).generate([prompt])
         assert together[prompt.key] == alone
     assert len({completion.text for completion in together.values()}) == 6
+
+
+@pytest.mark.parametrize(("samples", "alike"), [(1, PROMPTS), (6, SHARING[:3]), (6, SHARING)])
+def test_finished_rows_are_dropped_and_the_others_write_on(
+    samples: int, alike: list[Prompt], loaded: tuple[Any, Any]
+) -> None:
+    """One token in eight ends a completion, so that rows end at different times."""
+    model = build_random("Llama", loaded[1])
+    model.generation_config.eos_token_id = [loaded[1].eos_token_id, *range(0, len(loaded[1]), 8)]
+    forwards: list[int] = []
+    model.model.register_forward_pre_hook(
+        lambda module, args, options: forwards.append(len(options["input_ids"])), with_kwargs=True
+    )
+    prompts = [replace(prompt, sample=sample) for sample in range(samples) for prompt in alike]
+    engine = build_engine((model, loaded[1]), batch_size=len(prompts), temperature=1.0, length=24)
+    together = list(engine.generate(prompts))
+    decoding = forwards[forwards.index(len(prompts)) :]
+    assert decoding == sorted(decoding, reverse=True)
+    assert decoding[-1] <= len(prompts) / 2
+    for prompt, completion in together:
+        [(_, alone)] = build_engine((model, loaded[1]), temperature=1.0, length=24).generate([prompt])
+        assert completion == alone
+    assert len({len(completion.text) for _, completion in together}) > 2
 
 
 @pytest.mark.parametrize(

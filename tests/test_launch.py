@@ -31,7 +31,8 @@ SFT = ("--batch-size", 4, "--micro-batch-size", 1)
 
 def environment() -> dict[str, str]:
     """The tests' noise and reward on the path."""
-    return {"PYTHONPATH": os.pathsep.join([str(ROW_NOISE), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    folders = [str(ROW_NOISE), str(ROW_NOISE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(folders)}
 
 
 def weights(run: Path) -> dict[str, Any]:
@@ -58,6 +59,39 @@ def runs(tmp_path_factory: pytest.TempPathFactory, toolrl: Cli, tiny_model: Path
         (folder / f"{name}.out").write_text(done.stdout)
         (folder / f"{name}.err").write_text(done.stderr)
     return folder
+
+
+@pytest.mark.slow
+def test_a_preflight_and_the_filter_of_flat_groups(
+    toolrl: Cli, tiny_model: Path, examples_file: Path, tmp_path: Path
+) -> None:
+    words = (
+        "grpo",
+        examples_file,
+        "--model",
+        tiny_model,
+        "--reward",
+        "letters:mostly",
+        *GRPO,
+        *EXACT,
+        "--max-steps",
+        3,
+    )
+    filters = ("--preflight", 4, "--drop-flat-groups", "--num-processes", 2)
+    done = toolrl(*words, *filters, "-o", tmp_path / "run", "--json", **environment())
+    assert done.returncode == 0, done.stderr
+    foretold = json.loads((tmp_path / "run/preflight.json").read_text())
+    assert (foretold["prompts"], foretold["samples"], foretold["rewards"]["n"]) == (6, 4, 24)
+    assert 0 < foretold["no_signal"] < 1
+    rows = read_rows(tmp_path / "run/completions.jsonl")
+    groups = [rows[start : start + 4] for start in range(0, len(rows), 4)]
+    assert all(len({row["id"] for row in group}) == 1 for group in groups)
+    flat = [len({row["score"]["total"] for row in group}) == 1 for group in groups]
+    dropped = [group[0].get("dropped", False) for group in groups]
+    assert any(flat)
+    assert all(gone for gone, useless in zip(dropped, flat, strict=True) if useless)
+    assert [row["step"] for row in rows if not row.get("dropped")] == [0] * 8 + [1] * 8 + [2] * 8
+    assert json.loads(done.stdout)["metrics"]["step"] == 3
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ import pytest
 import torch
 import transformers
 import trl.trainer.utils
+from noise import drawn_by_row
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
@@ -505,7 +506,8 @@ def test_groups_of_equal_rewards_cost_no_backward_and_change_no_gradient(build_t
         trainer.reward_funcs = [lambda prompts, completion_ids, **_: some_equal(prompts, completion_ids)]
         done = Counter[str]()
         model.lm_head.weight.register_hook(lambda grad, done=done: done.update(backward=1))
-        trainer.train()
+        with drawn_by_row(transformers.GenerationMixin):
+            trainer.train()
         backwards.append(done["backward"])
         weights.append({name: value.detach() for name, value in model.named_parameters()})
     ours, stock = weights
@@ -590,7 +592,8 @@ def run_training(
     trainer = build_trainer(model, kind, **defaults | options)
     trainer.eos_token_ids = list(range(VOCABULARY // 5))  # so that some completions end early
     trainer.generation_config.eos_token_id = trainer.eos_token_ids
-    trainer.train()
+    with drawn_by_row(transformers.GenerationMixin):
+        trainer.train()
     logs = [log for log in trainer.state.log_history if "reward" in log]
     weights = {name: value.detach() for name, value in trainer.model.named_parameters()}
     return Trained(start, weights, [log[name] for log in logs for name in CURVES])

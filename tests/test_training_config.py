@@ -175,6 +175,8 @@ def test_yes_and_no_are_text_where_text_is_taken() -> None:
     given = parse_settings(["logging_strategy=no", "run_name=on", "torch_compile=no", "bf16=false"], "--set")
     adopted = adopt_overrides(SFTConfig, SftConfig(**SFT, overrides=given))
     assert adopted.overrides == {"logging_strategy": "no", "run_name": "on", "torch_compile": False, "bf16": False}
+    from_yaml = adopt_overrides(SFTConfig, SftConfig(**SFT, overrides={"logging_strategy": False, "bf16": False}))
+    assert from_yaml.overrides == {"logging_strategy": "no", "bf16": False}
 
 
 @pytest.mark.parametrize("option", ["--set", "--set-reward"])

@@ -115,7 +115,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         learning_rate=1e-3,
         batch_size=8,
         micro_batch_size=4,
-        max_steps=6,
+        max_steps=5,
         save_steps=3,
         **shared,
     )
@@ -123,7 +123,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         data=train,
         model=str(sft.output),
         output=folder / "grpo",
-        learning_rate=5e-4,
+        learning_rate=3e-4,
         batch_size=32,
         micro_batch_size=8,
         num_generations=8,
@@ -153,7 +153,7 @@ def plan_evals(
     folder: Path, stage: str, model: str, held_out: Path, shared: dict[str, Any]
 ) -> tuple[EvalConfig, EvalConfig]:
     """The two evaluations of a stage."""
-    common = {"model": model, "max_new_tokens": 96, "batch_size": 32, **shared}
+    common = {"model": model, "max_new_tokens": 96, "batch_size": 96, **shared}
     return (
         EvalConfig(bench="examples", output=folder / f"eval-{stage}", data=held_out, **common),
         EvalConfig(bench="bfcl", output=folder / f"bfcl-{stage}", categories=("simple_python",), limit=8, **common),

@@ -6,6 +6,11 @@ import os
 from typing import Any
 
 
+def mostly(completions: list[Any], **columns: Any) -> list[float]:
+    """1 where more than two thirds are letters, so that some groups earn the same throughout."""
+    return [float(value > 2 / 3) for value in share(completions)]
+
+
 def share(completions: list[list[dict[str, str]]], **columns: Any) -> list[float]:
     """The share of letters in each completion."""
     texts = [completion[-1]["content"] for completion in completions]

@@ -48,6 +48,11 @@ class InverseTransform(LogitsProcessor):
         drawn = torch.searchsorted(reached, point, right=True).clamp_max(scores.size(1) - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
 
+    def keep(self, rows: Tensor) -> None:
+        """Draw for these rows alone from now on."""
+        if self._generators is not None:
+            self._generators = [self._generators[row] for row in rows.tolist()]
+
     def _uniform(self, like: Tensor) -> Tensor:
         if self._generators is None:
             return torch.rand_like(like)

@@ -54,6 +54,14 @@ class SharedLayer(DynamicLayer):
         own: int = super().get_seq_length()
         return self._width + own
 
+    def keep(self, rows: Tensor, groups: Tensor) -> None:
+        """Forget the others; the rows that stay are those of the groups that stay, as many of each."""
+        self.batch_select_indices(rows)
+        if len(groups) < len(self.real):
+            self.prefix_keys, self.prefix_values, self.real = (
+                x[groups] for x in (self.prefix_keys, self.prefix_values, self.real)
+            )
+
 
 def use_shared_attention(model: PreTrainedModel) -> None:
     """Have a causal language model call `shared_attention`, which is PyTorch's own where nothing is shared."""
@@ -142,6 +150,8 @@ def attend_behind(
     length, size = query.shape[2:]
     groups, _, past, _ = layer.prefix_keys.shape
     mask = causal_mask(length, key.size(2), query.device)[None, None] if mask is None else mask[..., -key.size(2) :]
+    if length > 1:  # all scores at once would take more memory than a prefix for each row does
+        return attend_with_copies(query, key, value, mask, layer, scaling)
     asked = (query * (size**-0.5 if scaling is None else scaling)).unflatten(1, (key.size(1), -1))
     own = (asked @ key.unsqueeze(2).transpose(-1, -2)).masked_fill(~mask.unsqueeze(1), -torch.inf)
     # (groups, key heads, rows of the group, query heads, tokens, ...): all of a group meet its prefix in one product.
@@ -155,6 +165,18 @@ def attend_behind(
     mixed = (on_prefix.flatten(2, 4) @ layer.prefix_values).view(asked.shape)
     mixed, on_own = (x.transpose(1, 2).flatten(0, 1) for x in (mixed, on_own))
     return (mixed + on_own @ value.unsqueeze(2)).flatten(1, 2).transpose(1, 2)
+
+
+def attend_with_copies(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, layer: SharedLayer, scaling: float | None
+) -> Tensor:
+    """What `attend_behind` computes, with the prefix copied to each row for PyTorch's own attention."""
+    rows, heads, length, _ = query.shape
+    copies, repeats = rows // len(layer.real), heads // key.size(1)
+    prefix, k, v = (x.repeat_interleave(copies, 0) for x in (layer.real, layer.prefix_keys, layer.prefix_values))
+    k, v = (repeat_kv(torch.cat(parts, dim=2), repeats) for parts in ((k, key), (v, value)))
+    seen = torch.cat([x.expand(rows, 1, length, -1) for x in (prefix[:, None, None], mask)], dim=-1)
+    return scaled_dot_product_attention(query, k, v, attn_mask=seen, scale=scaling).transpose(1, 2)
 
 
 def causal_mask(length: int, total: int, device: torch.device) -> Tensor:

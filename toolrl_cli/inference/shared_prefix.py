@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import wraps
 from inspect import signature
 from itertools import groupby
 from math import gcd
@@ -14,6 +13,7 @@ from torch.nn.functional import pad
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from toolrl_cli.inference.decoding import Decoder
 from toolrl_cli.inference.shared_attention import ATTENTION, SharedLayer, use_shared_attention
 
 if TYPE_CHECKING:
@@ -98,19 +98,9 @@ def generate_behind(
     use_shared_attention(inner)
     with torch.no_grad():
         cache = compute_prefixes(inner, prefixes, width)
-    prepare = inner.prepare_inputs_for_generation
-
-    @wraps(prepare)
-    def prepare_with_cache(*args: Any, **kwargs: Any) -> Any:
-        return {**prepare(*args, **kwargs), "cache": cache}
-
-    inner.prepare_inputs_for_generation = prepare_with_cache
-    try:
-        output: Tensor = type(model).generate(
-            model, input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, **options
-        )
-    finally:
-        del inner.prepare_inputs_for_generation
+    output: Tensor = type(model).generate(
+        model, input_ids=input_ids, attention_mask=attention_mask, custom_generate=Decoder(cache, width), **options
+    )
     return output
 
 

@@ -12,9 +12,6 @@ from toolrl_cli.errors import DataError, first_line
 from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.records import Completion, Json
 
-SHORTEST_SHARED = 32
-"""Tokens of a common beginning from which on one forward for it alone is worth its overhead."""
-
 
 class TransformersEngine:
     """Decodes batches of prompts of similar length; what the prompts of a batch share is computed once.
@@ -67,16 +64,22 @@ class TransformersEngine:
         return [self._decode(row.tolist()) for row in output[:, columns:]]
 
     def _prefixes(self, rows: Sequence[list[int]]) -> tuple[list[Sequence[int]], int]:
-        """What is computed once for several rows: a beginning of all of them, with its length, or their prompts."""
+        """What is computed ahead of the batch: one beginning of all rows, with its length, or each distinct prompt.
+
+        Prompts that all differ are computed ahead on a CPU, where padding costs more than single rows do.
+        """
         from toolrl_cli.inference.shared_prefix import common_length, prefix_obstacle, prompts_of_groups
 
         longest = max(map(len, rows)) + self._sampling.max_new_tokens
         shared = common_length(rows)
-        if len(rows) == 1 or shared < SHORTEST_SHARED or prefix_obstacle(self._model, longest):
+        if len(rows) == 1 or len(rows[-1]) == 1 or prefix_obstacle(self._model, longest):
             return [], 0
-        apart = sum(len(ids) for ids, _ in groupby(rows))
+        distinct = [len(ids) for ids, _ in groupby(rows)]
         together = shared + sum(len(row) - shared for row in rows)
-        return (prompts_of_groups(rows), 0) if apart < together else ([rows[0][:shared]], shared)
+        if 2 * shared > max(distinct) and together <= sum(distinct):
+            return [rows[0][:shared]], shared
+        ahead = len(distinct) < len(rows) or self._model.device.type == "cpu"
+        return (prompts_of_groups(rows) if ahead else []), 0
 
     def _lay_out(self, rows: Sequence[list[int]], shared: int) -> Json:
         """Token ids and mask: a beginning that all rows share stands before the padding."""

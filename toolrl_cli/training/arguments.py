@@ -108,7 +108,9 @@ def adopt_overrides(kind: type[_BaseConfig], config: C) -> C:
 
 
 def settle(value: object, hint: Any) -> object:
-    """An override as its type wants it: `no` is a truth value only where no text is taken."""
+    """An override as its type wants it: `no` is a truth value only where no text is taken; YAML takes it as one."""
+    if value is False and "no" in enum_values(hint):
+        return "no"
     if isinstance(value, str) and value in WORDS and not fits(value, hint) and fits(WORDS[value], hint):
         return WORDS[value]
     return value
