@@ -1,6 +1,6 @@
 """A GRPO step: stock TRL beside the shared prefix, in time and in peak memory.
 
-    python benchmarks/grpo_step.py ROWS.jsonl [--generations 8] [--tuning lora] [--rounds 3]
+    python benchmarks/grpo_step.py ROWS.jsonl [--generations 8] [--tuning lora] [--rounds 2]
 
 ROWS is what `toolrl prepare` reads, for instance ToolRL's own rows. Each measurement is a process of
 its own, stock and shared by turns: it takes an optimizer step over short prompts and completions to
@@ -54,7 +54,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--length", type=int, default=766, help="take the prompts nearest to so many tokens")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--greedy", action="store_true", help="decode greedily, and compare the tokens")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--float32", action="store_true", help="instead of bfloat16 under autocast")

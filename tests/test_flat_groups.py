@@ -181,9 +181,9 @@ def test_another_seed_draws_others(run: Path, examples_file: Path, tiny_model: P
 def test_it_works_with_every_kind_of_advantage(
     examples_file: Path, tiny_model: Path, tmp_path: Path, overrides: dict[str, Any]
 ) -> None:
-    train_grpo(configure(examples_file, tiny_model, tmp_path / "run", overrides=overrides, max_steps=2))
+    train_grpo(configure(examples_file, tiny_model, tmp_path / "run", overrides=overrides, max_steps=4))
     metrics = read_rows(tmp_path / "run/metrics.jsonl")
-    assert [logged["step"] for logged in metrics] == [1, 2]
+    assert [logged["step"] for logged in metrics] == [1, 2, 3, 4]
     rows = read_rows(tmp_path / "run/completions.jsonl")
     assert any(row.get("dropped") for row in rows)
     for group in groups_of([row for row in rows if row.get("dropped")]):

@@ -75,10 +75,12 @@ def test_the_run_records_its_parent_its_reward_and_its_base(trained: Place, tiny
 
 def test_each_step_logs_reward_parts_and_exact_rate(trained: Place) -> None:
     rows = read_rows(trained.folder / "runs/grpo/metrics.jsonl")
+    completions = read_rows(trained.folder / "runs/grpo/completions.jsonl")
     assert [row["step"] for row in rows] == [1, 2]
     for row in rows:
         assert row.keys() >= set(TOTALS)
-        assert row["exact"] == 0.0
+    right = [row["score"]["outcome"] in ("exact", "abstained") for row in completions]
+    assert [row["exact"] for row in rows] == [sum(right[:4]) / 4, sum(right[4:]) / 4]
     printed = trained.printed["grpo"]
     assert [line.split("  ")[0] for line in printed["stderr"]] == ["grpo: step 1/2", "grpo: step 2/2"]
     assert printed["stdout"]["metrics"] == rows[-1]

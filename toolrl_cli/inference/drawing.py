@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
+from toolrl_cli.errors import SetupError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -42,8 +44,10 @@ class InverseTransform(LogitsProcessor):
         self._precision = torch.float32 if device.type == "mps" else torch.float64
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (rows, vocabulary), all but the drawn one of a row -inf."""
+        """Scores (rows, vocabulary), all but the drawn one of a row -inf; raise `SetupError` when some are NaN."""
         reached = (scores / self._temperature).softmax(-1).cumsum(-1, dtype=self._precision)
+        if not reached[:, -1].isfinite().all():
+            raise SetupError("no token can be drawn: the model's probability tensor contains NaN")
         point = self._uniform(reached[:, :1]) * reached[:, -1:]
         drawn = torch.searchsorted(reached, point, right=True).clamp_max(scores.size(1) - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)

@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
 from toolrl_cli.console import log
-from toolrl_cli.errors import DataError, TrainingStopped
+from toolrl_cli.errors import DataError, SetupError, TrainingStopped
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, load_json
 from toolrl_cli.records import Json
 from toolrl_cli.training.launch import gather_rows
@@ -167,7 +167,7 @@ def sampling_failure_named(args: TrainingArguments) -> Iterator[None]:
     """Turn the failure to draw from NaN or infinite probabilities into `TrainingStopped`."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, SetupError) as error:
         if "probability tensor contains" in str(error):
             raise ruined("the model gives no probabilities to sample from", args.output_dir) from error
         raise
