@@ -14,7 +14,7 @@ from typing import Any
 
 
 def draw_by_row(mixin: Any) -> None:
-    """Give each row of a batch a random generator that its number and the batch's seed."""
+    """Give each row of a batch a random generator of its own, seeded by the numbers of the batch and of the row."""
     import torch
 
     stock, batches = mixin.generate, []

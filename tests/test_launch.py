@@ -72,13 +72,12 @@ def test_a_preflight_and_the_filter_of_flat_groups(
         tiny_model,
         "--reward",
         "letters:mostly",
-        *GRPO,
-        *EXACT,
-        "--max-steps",
-        3,
+        "-o",
+        tmp_path / "run",
+        "--json",
     )
-    filters = ("--preflight", 4, "--drop-flat-groups", "--num-processes", 2)
-    done = toolrl(*words, *filters, "-o", tmp_path / "run", "--json", **environment())
+    options = ("--max-steps", 3, "--preflight", 4, "--drop-flat-groups", "--num-processes", 2)
+    done = toolrl(*words, *GRPO, *EXACT, *options, **environment())
     assert done.returncode == 0, done.stderr
     foretold = json.loads((tmp_path / "run/preflight.json").read_text())
     assert (foretold["prompts"], foretold["samples"], foretold["rewards"]["n"]) == (6, 4, 24)

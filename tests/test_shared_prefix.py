@@ -305,6 +305,15 @@ def test_tokens_are_drawn_from_the_softmax_of_the_policy(
     assert shares.max() < 0.9
 
 
+@pytest.mark.parametrize(
+    "setting", [{"num_beams": 2}, {"prompt_lookup_num_tokens": 2}, {"cache_implementation": "static"}]
+)
+def test_other_ways_of_decoding_are_left_to_trl(setting: dict[str, Any], build_trainer: Callable[..., Any]) -> None:
+    prompts = [PROMPTS[0]] * 2
+    assert build_trainer(build_model("Llama", {}))._generates_shared(prompts)
+    assert not build_trainer(build_model("Llama", {}), generation_kwargs=setting)._generates_shared(prompts)
+
+
 def test_prompts_that_differ_are_left_to_trl(build_trainer: Callable[..., Any]) -> None:
     trainer = build_trainer(build_model("Llama", {}))
     with counted_rows(trainer) as rows:

@@ -63,12 +63,15 @@ class InverseTransform(LogitsProcessor):
         return torch.cat([torch.rand_like(like[:1], generator=generator) for generator in self._generators])
 
 
-def draw_in_processor(
-    config: GenerationConfig, device: torch.device
-) -> tuple[GenerationConfig, list[LogitsProcessor]] | None:
-    """Greedy settings and a processor that together sample as `config` does; None where it does more than that."""
-    if not config.do_sample or any(getattr(config, name, None) not in idle for name, idle in IDLE.items()):
-        return None
+def draw_in_processor(config: GenerationConfig, device: torch.device) -> tuple[GenerationConfig, list[LogitsProcessor]]:
+    """Greedy settings and a processor that together sample as `config` does.
+
+    They are `config` and no processor where it does more than sample by temperature, and on accelerators, where
+    PyTorch's own draw costs little.
+    """
+    plain = config.do_sample and all(getattr(config, name, None) in idle for name, idle in IDLE.items())
+    if not plain or device.type != "cpu":
+        return config, []
     greedy = copy(config)
     greedy.do_sample = False
     temperature = 1.0 if config.temperature is None else config.temperature

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.errors import ConfigError, DataError, FormatError
-from toolrl_cli.formats.base import ChatPrompt, TextFormat
-from toolrl_cli.inference.transformers_engine import tokenize_prompt, write_prompt
+from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.inference.transformers_engine import write_prompt
 from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example
 from toolrl_cli.sources.validation import require_unicode
@@ -65,10 +65,9 @@ def sft_dataset(examples: list[Example], text_format: TextFormat, tokenizer: Any
     end = end_of_turn(tokenizer)
     rows = []
     for example in examples:
-        rendered = text_format.render_prompt(example.tools, example.messages)
-        prompt = tokenize_prompt(tokenizer, *rendered)
-        text = text_format.render_target(example.target).removeprefix(opened_thought(tokenizer, rendered)) + end
-        target = tokenizer(text, add_special_tokens=False)["input_ids"]
+        written = write_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages))
+        text = text_format.render_target(example.target).removeprefix(opened_thought(written)) + end
+        prompt, target = tokenizer([written, text], add_special_tokens=False)["input_ids"]
         rows.append({"input_ids": prompt + target, "completion_mask": [0] * len(prompt) + [1] * len(target)})
     return Dataset.from_list(rows)
 
@@ -80,8 +79,8 @@ def require_fitting_template(examples: list[Example], text_format: TextFormat, t
         ConfigError: the format leaves the tools to the template, and that leaves them out, or the
             template opens a thought that the format's completions open themselves.
     """
-    first = text_format.render_prompt(examples[0].tools, examples[0].messages)
-    if text_format.name == "toolrl" and opened_thought(tokenizer, first):
+    first = write_prompt(tokenizer, *text_format.render_prompt(examples[0].tools, examples[0].messages))
+    if text_format.name == "toolrl" and opened_thought(first):
         raise ConfigError(
             "the model's chat template ends a prompt with <think>, and completions of the toolrl format begin with it; "
             "use --format native, or a copy of the model whose template leaves it to the completion"
@@ -95,9 +94,9 @@ def require_fitting_template(examples: list[Example], text_format: TextFormat, t
         )
 
 
-def opened_thought(tokenizer: Any, prompt: ChatPrompt) -> str:
+def opened_thought(prompt: str) -> str:
     """The `<think>` and the white space behind it with which a reasoning model's template ends a prompt, or nothing."""
-    opened = OPENED_THOUGHT.search(write_prompt(tokenizer, *prompt))
+    opened = OPENED_THOUGHT.search(prompt)
     return opened[0] if opened else ""
 
 

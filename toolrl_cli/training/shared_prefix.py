@@ -12,6 +12,7 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.generation import GenerationMode
 from trl import GRPOTrainer
 
 from toolrl_cli.console import log
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     MicroBatch = dict[str, Any]
 
 
+PLAIN = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+"""Ways of decoding that draw one token a row from its scores."""
 UNSHARDED = ("NO", "MULTI_CPU", "MULTI_GPU")
 """Kinds of distribution in which each process holds the whole model."""
 BOUNDS = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
@@ -119,11 +122,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         def generate(
             input_ids: Tensor, attention_mask: Tensor, generation_config: GenerationConfig, **options: Any
         ) -> Tensor:
-            width, device = input_ids.size(1) - 1, input_ids.device
-            if device.type == "cpu" and (drawing := draw_in_processor(generation_config, device)):
-                generation_config, options["logits_processor"] = drawing
-            options["generation_config"] = generation_config
-            return generate_behind(model, prefixes, width, input_ids, attention_mask, **options)
+            config, draws = draw_in_processor(generation_config, input_ids.device)
+            options |= {"generation_config": config, "logits_processor": draws}
+            return generate_behind(model, prefixes, input_ids.size(1) - 1, input_ids, attention_mask, **options)
 
         model.generate = generate
         try:
@@ -132,9 +133,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             del model.generate
 
     def _generates_shared(self, prompt_ids: list[list[int]]) -> bool:
-        """Whether transformers generates without beams, and some prompts are equal and have more than one token."""
+        """Whether transformers decodes token by token, and some prompts are equal and have more than one token."""
         options = None if self.use_vllm or self.use_transformers_continuous_batching else self.generation_config
-        plain = options and not options.cache_implementation and options.num_beams in (None, 1)
+        plain = options and not options.cache_implementation and options.get_generation_mode() in PLAIN
         lengths = [len(ids) for ids in prompt_ids]
         equal = len(set(map(tuple, prompt_ids))) < len(prompt_ids)
         longest = max(lengths) + self.max_completion_length
