@@ -1,20 +1,26 @@
 """What `toolrl grpo` adds to a plain TRL script that does the same work.
 
-    python benchmarks/overhead.py ROWS.jsonl [--rounds 5] [--steps 4]
+    python benchmarks/overhead.py ROWS.jsonl [--rounds 3] [--steps 12]
 
-Both are whole processes from start to end: the same model, prompts, seed and trainer, the same
-number of steps and completions. The plain script's reward is a number made of the tokens and it logs
-nothing; `toolrl grpo` scores by the ToolRL reward and writes metrics, completions and the run folder.
+Both are processes of their own, by turns: the same model, prompts, seed and trainer, the same number
+of steps and completions. The plain script's reward is a number made of the tokens and it logs nothing;
+`toolrl grpo` scores by the ToolRL reward and writes metrics, completions and the run folder. A step is
+the time from its beginning to that of the next one, so that rewards, callbacks and logs are in it; the
+first step is left out. Around the steps stands the rest of the process, from start-up to the files of
+the finished run.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from machine import describe_machine, show_spread
@@ -22,52 +28,77 @@ from machine import describe_machine, show_spread
 SIZE, NEW = 4, 48
 ENTROPY_COEF = 1e-6
 """Above 0, so that a backward is computed on both sides whatever the rewards are."""
+SIDES = ("toolrl grpo", "plain script")
 
 
 def main() -> None:
-    """Measure pairs by turns and print their ratio."""
+    """Measure pairs by turns and print their ratio; with `--measure`, one side of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--measure", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.plain:
-        train_plainly(options.rows, options.model, options.steps, options.plain)
+    if options.measure:
+        print(json.dumps(measure(options)))
         return
     print(describe_machine())
+    steps: dict[str, list[float]] = {side: [] for side in SIDES}
+    rest: dict[str, list[float]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         examples = folder / "examples.jsonl"
-        toolrl("prepare", options.rows, "-o", examples)
-        common = ("--model", options.model)
-        ours, plain = [], []
+        subprocess.run([sys.executable, "-m", "toolrl_cli", "prepare", options.rows, "-o", examples], check=True)
         for number in range(options.rounds):
-            output = folder / str(number)
-            words = ["grpo", examples, *common, "-o", output, "--max-steps", options.steps, "--save-steps", 1000]
-            words += ["--batch-size", 2 * SIZE, "--micro-batch-size", SIZE, "--num-generations", SIZE]
-            words += ["--max-completion-length", NEW, "--set", f"generation_kwargs={{min_new_tokens: {NEW}}}"]
-            words += ["--set", f"entropy_coef={ENTROPY_COEF}"]
-            ours.append(toolrl(*words))
-            plain.append(run(__file__, examples, *common, "--steps", options.steps, "--plain", folder / f"p{number}"))
-    added = [100 * (a / b - 1) for a, b in zip(ours, plain, strict=True)]
+            for side in SIDES if number % 2 else reversed(SIDES):
+                common = [examples, "--model", options.model, "--steps", options.steps]
+                whole, durations = run(*common, "--measure", side, "--output", folder / f"{number}-{side}")
+                steps[side].append(median(durations))
+                rest[side].append(whole - sum(durations))
     print(f"{options.steps} steps of 2 prompts, G={SIZE}, {NEW} new, median of {options.rounds} pairs (range)")
-    print(f"toolrl grpo   {show_spread(ours)} s")
-    print(f"plain script  {show_spread(plain)} s")
-    print(f"added         {show_spread(added)}%")
+    for name, seconds in (("a step", steps), ("the rest", rest)):
+        for side in SIDES:
+            print(f"{name:<9} {side:<13} {show_spread(seconds[side])} s")
+    added = [100 * (ours / plain - 1) for ours, plain in zip(*steps.values(), strict=True)]
+    print(f"added to a step {show_spread(added)}%")
 
 
-def toolrl(*words: object) -> float:
-    """Seconds of a command."""
-    return run("-m", "toolrl_cli", *words)
-
-
-def run(*words: object) -> float:
-    """Seconds of a Python process."""
+def run(*words: object) -> tuple[float, list[float]]:
+    """Seconds of one side's process, and of its steps but the first."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, *map(str, words)], check=True, capture_output=True)
-    return time.perf_counter() - start
+    output = subprocess.run([sys.executable, __file__, *map(str, words)], check=True, capture_output=True).stdout
+    return time.perf_counter() - start, json.loads(output.splitlines()[-1])
+
+
+def measure(options: argparse.Namespace) -> list[float]:
+    """Seconds of each step but the first and the last, which no other follows."""
+    from transformers import Trainer
+
+    begins: list[float] = []
+    original = Trainer.training_step
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self._step % self.args.gradient_accumulation_steps:
+            begins.append(time.perf_counter())
+        return original(self, *args, **kwargs)
+
+    Trainer.training_step = training_step
+    train = train_with_toolrl if options.measure == SIDES[0] else train_plainly
+    train(options.rows, options.model, options.steps, options.output)
+    return [after - before for before, after in pairwise(begins[1:])]
+
+
+def train_with_toolrl(data: Path, model: str, steps: int, folder: Path) -> None:
+    """`toolrl grpo` in this process."""
+    from toolrl_cli.cli import app
+
+    words = ["grpo", data, "--model", model, "-o", folder, "--max-steps", steps, "--save-steps", 1000]
+    words += ["--batch-size", 2 * SIZE, "--micro-batch-size", SIZE, "--num-generations", SIZE]
+    words += ["--max-completion-length", NEW, "--set", f"generation_kwargs={{min_new_tokens: {NEW}}}"]
+    words += ["--set", f"entropy_coef={ENTROPY_COEF}"]
+    app(list(map(str, words)), standalone_mode=False)
 
 
 def train_plainly(data: Path, model: str, steps: int, folder: Path) -> None:

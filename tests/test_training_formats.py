@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -220,18 +221,61 @@ def test_a_chat_template_that_opens_the_thought_is_refused_for_completions_that_
     assert not (tmp_path / "run").exists()
 
 
-def test_sft_does_not_repeat_a_thought_tag_that_the_prompt_ends_with(tiny_model: Path, tmp_path: Path) -> None:
+def test_sft_goes_on_in_the_thought_that_the_prompt_has_opened(tiny_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl")
     from transformers import AutoTokenizer
 
     from toolrl_cli.training.data import sft_dataset
 
     tokenizer = AutoTokenizer.from_pretrained(dress(tiny_model, "qwen3_5_think", tmp_path / "m"))
-    examples = [Example.from_json(row) for row in EXAMPLES[:2]]
+    thoughtful = Example.from_json(EXAMPLES[0])
+    silent = replace(thoughtful, target=replace(thoughtful.target, thought=None))
     text_format = find_format("hermes")
-    for row, example in zip(sft_dataset(examples, text_format, tokenizer), examples, strict=True):
-        answer = f"<|im_start|>assistant\n{text_format.render_target(example.target)}<|im_end|>"
+    calls = text_format.render_target(silent.target)
+    thoughts = [f"<think>\n{thoughtful.target.thought}\n</think>", "<think>\n</think>"]
+    for row, thought in zip(sft_dataset([thoughtful, silent], text_format, tokenizer), thoughts, strict=True):
+        answer = f"<|im_start|>assistant\n{thought}\n\n{calls}<|im_end|>"
         assert tokenizer.decode(row["input_ids"]).rstrip("\n").endswith(answer)
+
+
+@pytest.mark.parametrize(
+    ("opened", "completion", "rest"),
+    [
+        ("", "<think>\na\n</think>\n\nb", "<think>\na\n</think>\n\nb"),
+        ("<think>", "<think>\na\n</think>\n\nb", "\na\n</think>\n\nb"),
+        ("<think>\n", "<think>\na\n</think>\n\nb", "a\n</think>\n\nb"),
+        ("<think>\n\n", "<think>\na\n</think>\n\nb", "a\n</think>\n\nb"),
+        ("<think>\n", "b", "</think>\n\nb"),
+        ("<think>", "b", "\n</think>\n\nb"),
+    ],
+)
+def test_a_completion_behind_an_opened_thought_reads_as_the_target(opened: str, completion: str, rest: str) -> None:
+    pytest.importorskip("torch")
+    from toolrl_cli.training.data import continue_thought
+
+    assert continue_thought(opened, completion) == rest
+    assert find_format("hermes").parse_tool_calls(rest) == []
+
+
+def test_a_run_that_goes_on_in_another_format_says_so(
+    qwen: Path, examples_file: Path, cli: InProcess, tmp_path: Path
+) -> None:
+    first = ("sft", examples_file, "--model", qwen, "-o", tmp_path / "first", "--max-steps", 1, "--batch-size", 2)
+    assert cli(*first).exit_code == 0
+    again = ("sft", examples_file, "--model", tmp_path / "first", "-o", tmp_path / "second", "--dry-run")
+    note = f"{tmp_path / 'first'}: was trained in the toolrl format, with other words; goes on in hermes"
+    assert note in cli(*again, "--format", "hermes").stderr
+    assert "other words" not in cli(*again).stderr
+
+
+def test_an_evaluation_tells_when_the_template_opens_the_thought_that_the_completions_should_open(
+    tiny_model: Path, examples_file: Path, cli: InProcess, tmp_path: Path
+) -> None:
+    model = grow_embeddings(dress(tiny_model, "qwen3_5_think", tmp_path / "m"))
+    words = ("eval", "--bench", "examples", "--data", examples_file, "--model", model, "--max-new-tokens", 1)
+    note = "the model's chat template ends a prompt with <think>"
+    assert note in cli(*words, "-o", tmp_path / "toolrl").stderr
+    assert note not in cli(*words, "-o", tmp_path / "native", "--format", "native").stderr
 
 
 @pytest.mark.parametrize(("option", "found"), [("hermes", "hermes"), ("llama3", "llama3"), ("native", "hermes")])

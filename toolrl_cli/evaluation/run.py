@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from toolrl_cli.benches.base import (
     Answer,
@@ -18,6 +19,7 @@ from toolrl_cli.benches.base import (
     read_answer,
 )
 from toolrl_cli.benches.failures import PASSING, find_failure
+from toolrl_cli.console import log
 from toolrl_cli.errors import ConfigError, FormatError, SetupError, ToolrlError, first_line
 from toolrl_cli.evaluation.config import EvalConfig
 from toolrl_cli.evaluation.planning import Request, get_ready, hash_prompt, source_of, to_prompt
@@ -34,6 +36,7 @@ from toolrl_cli.training.text_format import TEMPLATE_FILE
 
 Progress = Callable[[int, int], None]
 UNCHECKED = ReviewConfig()
+QUESTION = [{"role": "user", "content": "question"}]
 
 
 def evaluate(
@@ -117,7 +120,8 @@ def load_engine(config: EvalConfig, text_format: TextFormat) -> Engine:
     sampling = Sampling(config.max_new_tokens, config.temperature, config.seed)
     if config.endpoint is not None:
         return open_endpoint(config, sampling, text_format if config.tools == "native" else None)
-    return load_vllm(config, sampling) if config.engine == "vllm" else load_transformers(config, sampling)
+    load = load_vllm if config.engine == "vllm" else load_transformers
+    return load(config, sampling, text_format)
 
 
 def open_endpoint(config: EvalConfig, sampling: Sampling, native: TextFormat | None) -> Engine:
@@ -129,21 +133,36 @@ def open_endpoint(config: EvalConfig, sampling: Sampling, native: TextFormat | N
     return EndpointEngine(endpoint, sampling, native)
 
 
-def load_transformers(config: EvalConfig, sampling: Sampling) -> Engine:
+def load_transformers(config: EvalConfig, sampling: Sampling, text_format: TextFormat) -> Engine:
     """A local model in transformers."""
     from toolrl_cli.inference.transformers_engine import TransformersEngine
     from toolrl_cli.training.models import load_for_inference
 
-    return TransformersEngine(*load_for_inference(source_of(config)), sampling, batch_size=config.batch_size)
+    model, tokenizer = load_for_inference(source_of(config))
+    tell_opened_thought(tokenizer, text_format)
+    return TransformersEngine(model, tokenizer, sampling, batch_size=config.batch_size)
 
 
-def load_vllm(config: EvalConfig, sampling: Sampling) -> Engine:
+def load_vllm(config: EvalConfig, sampling: Sampling, text_format: TextFormat) -> Engine:
     """A local model in vLLM."""
     from toolrl_cli.inference.vllm_engine import VllmEngine, load_llm
     from toolrl_cli.training.models import load_tokenizer, resolve_model
 
     source = resolve_model(source_of(config))
-    return VllmEngine(load_llm(source.base, source.adapter), load_tokenizer(source), sampling, source.adapter)
+    tokenizer = load_tokenizer(source)
+    tell_opened_thought(tokenizer, text_format)
+    return VllmEngine(load_llm(source.base, source.adapter), tokenizer, sampling, source.adapter)
+
+
+def tell_opened_thought(tokenizer: Any, text_format: TextFormat) -> None:
+    """Log that the model's chat template begins each completion with what the toolrl format wants to read in it."""
+    from toolrl_cli.inference.transformers_engine import opened_thought, write_prompt
+
+    if text_format.name == "toolrl" and opened_thought(write_prompt(tokenizer, QUESTION, None)):
+        log(
+            "the model's chat template ends a prompt with <think>, which completions of the toolrl format begin with: "
+            "they will count as malformed; use --format native"
+        )
 
 
 def run(bench: Bench, pending: Mapping[Key, Request], engine: Engine, text_format: TextFormat) -> Iterator[Result]:

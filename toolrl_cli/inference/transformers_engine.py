@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -11,6 +12,9 @@ from jinja2 import TemplateError
 from toolrl_cli.errors import DataError, first_line
 from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.records import Completion, Json
+
+THINK = "<think>"
+OPENED_THOUGHT = re.compile(rf"{THINK}\s*\Z")
 
 
 class TransformersEngine:
@@ -117,6 +121,12 @@ def write_prompt(tokenizer: Any, messages: Sequence[Json], tools: Sequence[Json]
     """The text of a prompt, whose tokens (no special ones added) are those of `tokenize_prompt`; raise as it does."""
     text: str = apply_chat_template(tokenizer, messages, tools, tokenize=False)
     return text
+
+
+def opened_thought(prompt: str) -> str:
+    """The `<think>` and the white space behind it with which a reasoning model's template ends a prompt, or nothing."""
+    opened = OPENED_THOUGHT.search(prompt)
+    return opened[0] if opened else ""
 
 
 def tokenize_prompt(tokenizer: Any, messages: Sequence[Json], tools: Sequence[Json] | None) -> list[int]:

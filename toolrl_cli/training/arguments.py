@@ -144,12 +144,17 @@ def check_value(name: str, value: object, hint: Any) -> None:
 
 def check_company(arguments: _BaseConfig) -> None:
     """Refuse what TRL's arguments lack to be trained with; raise as `build_arguments`."""
+    from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
+
     if arguments.use_liger_kernel and not find_spec("liger_kernel"):
         raise SetupError(
             "--set use_liger_kernel: liger-kernel is not installed; run: python -m pip install liger-kernel"
         )
     if getattr(arguments, "sync_ref_model", False) and getattr(arguments, "beta", None) == 0:
         raise UsageError("--set sync_ref_model: without --beta there is no reference model")
+    cache = getattr(arguments, "cache_implementation", None)
+    if cache is not None and cache not in ALL_CACHE_IMPLEMENTATIONS:
+        raise UsageError(f"--set cache_implementation={cache}: unknown{nearest(cache, ALL_CACHE_IMPLEMENTATIONS)}")
     generation = getattr(arguments, "generation_kwargs", None)
     if generation and not getattr(arguments, "use_vllm", False):
         check_generation(generation)

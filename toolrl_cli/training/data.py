@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.errors import ConfigError, DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.inference.transformers_engine import write_prompt
+from toolrl_cli.inference.transformers_engine import THINK, opened_thought, write_prompt
 from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example
 from toolrl_cli.sources.validation import require_unicode
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 
 
 def read_examples(path: Path, text_format: TextFormat, limit: int | None = None) -> list[Example]:
@@ -66,7 +63,7 @@ def sft_dataset(examples: list[Example], text_format: TextFormat, tokenizer: Any
     rows = []
     for example in examples:
         written = write_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages))
-        text = text_format.render_target(example.target).removeprefix(opened_thought(written)) + end
+        text = continue_thought(opened_thought(written), text_format.render_target(example.target)) + end
         prompt, target = tokenizer([written, text], add_special_tokens=False)["input_ids"]
         rows.append({"input_ids": prompt + target, "completion_mask": [0] * len(prompt) + [1] * len(target)})
     return Dataset.from_list(rows)
@@ -94,10 +91,14 @@ def require_fitting_template(examples: list[Example], text_format: TextFormat, t
         )
 
 
-def opened_thought(prompt: str) -> str:
-    """The `<think>` and the white space behind it with which a reasoning model's template ends a prompt, or nothing."""
-    opened = OPENED_THOUGHT.search(prompt)
-    return opened[0] if opened else ""
+def continue_thought(opened: str, completion: str) -> str:
+    """The completion behind a thought that the prompt has opened, if it has: one without a thought closes it first."""
+    if not opened:
+        return completion
+    ended = opened.endswith("\n")
+    if completion.startswith(THINK):
+        return completion.removeprefix(THINK).removeprefix("\n" if ended else "")
+    return ("" if ended else "\n") + f"</think>\n\n{completion}"
 
 
 def end_of_turn(tokenizer: Any) -> str:

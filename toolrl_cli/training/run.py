@@ -123,6 +123,7 @@ def run_training(
     source = resolve_model(config.model)
     refuse_output_over_input(config, source)
     check_tuning(config, source)
+    tell_other_format(config.model, source, text_format)
     start = starting_point(config, source)
     manifest = describe_run(command, config, source, start, text_format, hashes)
     rules = {"resume": config.resume, "overwrite": config.overwrite}
@@ -350,6 +351,13 @@ def load_materials(config: TrainingConfig, source: ModelSource) -> Materials:
     )
     wanted = config.tuning != "full" and not source.adapter
     return Materials(model, load_tokenizer(source), new_adapter(config, model) if wanted else None)
+
+
+def tell_other_format(model: str, source: ModelSource, text_format: TextFormat) -> None:
+    """Log that a run is trained on in another text format than it was trained in."""
+    before = source.manifest
+    if before and before.hashes.get("format", text_format.digest) != text_format.digest:
+        log(f"{model}: was trained in the {before.format} format, with other words; goes on in {text_format.name}")
 
 
 def refuse_output_over_input(config: TrainingConfig, source: ModelSource) -> None:
