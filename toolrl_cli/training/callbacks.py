@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
+from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback
 
 from toolrl_cli.console import log
@@ -24,6 +26,8 @@ from toolrl_cli.training.sentinels import Limits, Watch
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
+
+TRIM_SHARE = 0.005
 
 
 class MetricsLog(TrainerCallback):
@@ -42,12 +46,18 @@ class MetricsLog(TrainerCallback):
 
 
 class TrimHeap(TrainerCallback):
-    """Keeps a training on a CPU from growing by what the C library does not give back."""
+    """Keeps a training on a CPU from growing by what the C library does not give back, for `TRIM_SHARE` of its time."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Give back the pages that the step has freed."""
-        if args.device.type == "cpu":
+        """Give back the pages that the steps have freed, if the last time is long enough ago."""
+        start = time.monotonic()
+        if args.device.type == "cpu" and start >= self._due:
             trim_heap()
+            end = time.monotonic()
+            self._due = end + (end - start) / TRIM_SHARE
 
 
 class StopOnSignal(TrainerCallback):
@@ -158,8 +168,10 @@ def is_sharded(args: TrainingArguments) -> bool:
 
 
 def count_bad(tensors: list[torch.Tensor]) -> int:
-    """How many values are NaN or infinite."""
-    return int(torch.stack([(~tensor.isfinite()).sum() for tensor in tensors]).sum()) if tensors else 0
+    """How many values are NaN or infinite; a finite norm, which is quickly computed, tells that none are."""
+    if get_total_norm(tensors).isfinite():
+        return 0
+    return int(torch.stack([(~tensor.isfinite()).sum() for tensor in tensors]).sum())
 
 
 @contextmanager
