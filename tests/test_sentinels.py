@@ -347,3 +347,12 @@ def test_sft_is_not_judged_by_what_a_model_samples(examples_file: Path, tiny_mod
     assert train_sft(configure_sft(examples_file, tiny_model, tmp_path / "run", **options)).manifest.finished
     rows = read_rows(tmp_path / "run/metrics.jsonl")
     assert rows[-1]["entropy"] < 0.9 * rows[0]["entropy"]
+
+
+def test_values_that_are_not_finite_are_counted_and_huge_ones_are_not() -> None:
+    torch = pytest.importorskip("torch")
+    from toolrl_cli.training.callbacks import count_bad
+
+    assert count_bad([]) == 0
+    assert count_bad([torch.full((3,), 1e30), torch.zeros(2)]) == 0  # whose norm is infinite in float32
+    assert count_bad([torch.tensor([1.0, torch.nan]), torch.tensor([torch.inf, -torch.inf], dtype=torch.bfloat16)]) == 3

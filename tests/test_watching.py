@@ -219,3 +219,22 @@ def test_a_missing_tracker_is_named_where_the_config_is_made(tmp_path: Path) -> 
     missing = next(name for name in Tracker if importlib.util.find_spec(name) is None)
     with pytest.raises(SetupError, match="is not installed"):
         SftConfig(data=tmp_path, model="m", output=tmp_path, track=[missing])
+
+
+def test_giving_pages_back_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from toolrl_cli.training import callbacks
+
+    now, given = [0.0], [0]
+
+    def trim() -> None:
+        now[0] += 0.1
+        given[0] += 1
+
+    monkeypatch.setattr(callbacks, "trim_heap", trim)
+    monkeypatch.setattr("toolrl_cli.training.callbacks.time.monotonic", lambda: now[0])
+    callback: Any = callbacks.TrimHeap()
+    for step in range(1000):
+        now[0] += 0.2 if step < 900 else 100.0
+        callback.on_step_end(SimpleNamespace(device=torch.device("cpu")), None, None)
+    assert given[0] == 9 + 100  # after 20 s of short steps, and after each long one
