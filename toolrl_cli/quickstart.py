@@ -131,7 +131,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         temperature=0.6,
         max_steps=20,
         save_steps=2,
-        overrides={"warmup_steps": 2},
+        overrides={"warmup_steps": 2, "mask_truncated_completions": True},
         **shared,
     )
     models = {"raw": MODEL, "sft": str(sft.output), "grpo": str(grpo.output)}
