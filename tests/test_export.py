@@ -161,6 +161,19 @@ class TestVerlFiles:
         done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=work / "verl")
         assert [score["score"] for score in json.loads(done.stdout)] == [-1.0, 5.0]
 
+    def test_the_files_of_a_weighted_sum_go_along(self, work: Path, cli: InProcess) -> None:
+        (work / "mine.py").write_text("def half(completions, **columns):\n    return [0.5] * len(completions)\n")
+        (work / "reward.yaml").write_text("format: {weight: 2}\n")
+        change_config(work / "runs/grpo", reward="fine-grained,mine.py:half=2,reward.yaml=0.1", reward_settings={})
+        files = export(cli, "runs/grpo", "--to", "verl", "-o", "verl")
+        assert {"reward_mine.py", "reward_reward.yaml"} <= set(files)
+        for name in ("mine.py", "reward.yaml"):
+            (work / name).unlink()
+        code = "import reward, sys; print(reward.compute_score('', *sys.argv[1:])['score'])"
+        words = [sys.executable, "-c", code, TEXT, json.dumps(EXAMPLES[0]["target"])]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=work / "verl")
+        assert float(done.stdout) == pytest.approx(4 + 2 * 0.5 + 0.1 * 2)
+
     def test_a_start_that_is_a_run_becomes_full_weights(self, work: Path, cli: InProcess) -> None:
         assert "start" in export(cli, "runs/grpo", "--to", "verl", "-o", "verl")
         started = logits(work / "runs/sft", "AutoPeftModelForCausalLM")

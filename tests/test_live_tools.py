@@ -172,6 +172,27 @@ def test_files_without_usable_tools_are_refused(text: str, why: str, tmp_path: P
     assert why in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ("def reset(self, **row):\n        raise KeyError('drawer')", "D.reset raises KeyError: 'drawer'"),
+        (
+            "def get_reward(self):\n        return 'high'",
+            "D.get_reward returns 'high'; it must return a number, or None",
+        ),
+    ],
+)
+def test_what_a_class_does_wrong_in_training_is_named(
+    method: str, why: str, tasks: Path, caller: Path, cli: InProcess, tmp_path: Path
+) -> None:
+    text = "class D:\n    def reset(self, **row):\n        self.x = 1\n\n    def put(self, thing: str) -> str:\n"
+    text += '        """Put.'
+    text += f'\n\n        Args:\n            thing: what.\n        """\n        return "in"\n\n    {method}\n'
+    tools = tmp_path / "drawer.py"
+    tools.write_text(text)
+    assert f"--tools {tools}: {why}" in cli(*grpo(tasks, caller, tools, tmp_path / "run")).stderr
+
+
 def test_a_gold_call_of_no_tool_is_refused() -> None:
     tools = LiveTools((), None, ({"type": "function", "function": {"name": "weather"}},))
     with pytest.raises(DataError, match="example oslo: its gold calls wether, which --tools does not define"):

@@ -199,6 +199,10 @@ def test_a_run_without_signal_is_refused_until_it_is_forced(
     assert not (tmp_path / "run").exists()
     done = toolrl(*words, "--force", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    before = snapshot(tmp_path / "run")
+    assert toolrl(*words, "--overwrite", cwd=tmp_path).returncode == 3
+    assert snapshot(tmp_path / "run") == before, "a run is replaced only by one that begins"
+    assert [path.name for path in tmp_path.iterdir() if "run" in path.name] == ["run"]
     result = json.loads(done.stdout)
     assert (result["finished"], result["preflight"]["suggested_group_size"]) == (True, None)
     assert done.stderr.startswith("preflight: 6 prompts, 4 completions each")
@@ -283,6 +287,8 @@ def test_the_gate_is_at_nine_tenths(tmp_path: Path) -> None:
     from toolrl_cli.training.preflight import require_signal
 
     config = configure(tmp_path, tmp_path, tmp_path, preflight=4)
-    require_signal({"no_signal": 0.9, "group_size": 2}, config)
-    with pytest.raises(GateFailed, match="91% of the groups of 2 would have no signal, over 90%"):
-        require_signal({"no_signal": 0.91, "group_size": 2}, config)
+    require_signal({"no_signal": 0.9, "group_size": 2, "samples": 4}, config)
+    with pytest.raises(GateFailed, match="preflight: 91% of the groups of 2 would have no signal, over 90%"):
+        require_signal({"no_signal": 0.91, "group_size": 2, "samples": 4}, config)
+    with pytest.raises(GateFailed, match="preflight: as far as 4 completions tell, up to 91% of the groups of 8 would"):
+        require_signal({"no_signal": 0.91, "group_size": 8, "samples": 4}, config)

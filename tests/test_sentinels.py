@@ -141,7 +141,8 @@ def test_an_update_that_would_ruin_the_weights_is_left_out(
         train_sft(configure_sft(examples_file, tiny_model, run, learning_rate=1e20))
     assert str(stopped.value) == (
         f"{run}: stopped by the sentinel nan: 33792 of 33792 gradients of step 2 are NaN or infinite; "
-        "lower the learning rate; step 2 is saved without an update, and --resume goes on after it"
+        "step 2 is saved without an update, and --resume goes on after it; where it comes again, start a new run with "
+        "a lower learning rate"
     )
     steps = [folder / "model.safetensors" for folder in whole_checkpoints(run / "checkpoints")]
     assert [path.parent.name for path in steps] == ["checkpoint-1", "checkpoint-2"]

@@ -30,9 +30,9 @@ from conftest import (
 )
 
 from toolrl_cli import __version__
-from toolrl_cli.errors import DataError, SetupError
+from toolrl_cli.errors import ConfigError, DataError, SetupError
 from toolrl_cli.formats import find_format
-from toolrl_cli.manifest import hash_file, hash_samples, read_manifest
+from toolrl_cli.manifest import hash_file, hash_samples, read_manifest, sole_writer
 from toolrl_cli.records import Example
 from toolrl_cli.training.config import SftConfig
 from toolrl_cli.training.data import end_of_turn, read_examples, sft_dataset
@@ -179,6 +179,45 @@ def test_overwrite_replaces_the_run_and_a_seed_fixes_its_weights(
         made.append((weights(tmp_path / "run"), (tmp_path / "run/metrics.jsonl").read_bytes()))
     assert made[0] == made[2]
     assert made[0][0] != made[1][0]
+
+
+def test_a_folder_that_another_process_writes_to_is_left_to_it(
+    cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fcntl")
+    words = ("sft", examples_file, "--model", tiny_model, "-o", tmp_path / "run", "--batch-size", 4, "--max-steps", 1)
+    told = f"{tmp_path / 'run'}: another process is writing to it; wait for it, or end it"
+    held = []
+
+    def look(trainer: Any) -> None:
+        with pytest.raises(ConfigError) as refused, sole_writer(tmp_path / "run"):
+            pass
+        held.append(str(refused.value))
+
+    change_trainer(monkeypatch, "sft", look)
+    assert cli(*words).exit_code == 0
+    with sole_writer(tmp_path / "run"):
+        assert [refusal(cli(*words, option)) for option in ("--resume", "--overwrite")] == [told, told]
+    assert cli(*words, "--overwrite").exit_code == 0
+    assert held == [told, told], "each run held its folder"
+
+
+def test_a_run_that_fails_before_its_first_step_gives_back_what_it_would_have_replaced(
+    cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("sft", examples_file, "--model", tiny_model, "-o", tmp_path / "run", "--batch-size", 4, "--max-steps", 1)
+    assert cli(*words).exit_code == 0
+    before = snapshot(tmp_path / "run")
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no batch")
+
+    change_trainer(monkeypatch, "sft", lambda trainer: monkeypatch.setattr(trainer, "training_step", fail))
+    assert "no batch" in cli(*words, "--overwrite").stderr
+    assert snapshot(tmp_path / "run") == before
+    monkeypatch.undo()
+    assert cli(*words, "--overwrite").exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 def test_only_the_completion_carries_loss(

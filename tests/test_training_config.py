@@ -119,6 +119,8 @@ def test_arguments_take_the_options_and_the_overrides_win() -> None:
         ({"push_to_hub": True}, "--set push_to_hub: give --push-to-hub ORG/NAME"),
         ({"deepspeed": "z3.json"}, "--set deepspeed: give --accelerate-config"),
         ({"save_strategy": "no"}, "--set save_strategy: give --save-steps"),
+        ({"assistant_only_loss": True}, "--set assistant_only_loss: sft learns the completion of each example only"),
+        ({"load_best_model_at_end": True}, "--set load_best_model_at_end: no data is held out"),
         ({"weight_decay": -0.1}, "--set weight_decay=-0.1: must lie in [0, inf)"),
         ({"adam_beta2": 1.0}, "--set adam_beta2=1.0: must lie in [0, 1)"),
     ],
@@ -168,6 +170,13 @@ def test_a_kernel_that_is_missing_is_told() -> None:
 
     with pytest.raises(SetupError, match=r"liger-kernel is not installed; run: python -m pip install liger-kernel$"):
         build_arguments(SFTConfig, SftConfig(**SFT, overrides={"use_liger_kernel": True}), {})
+
+
+def test_float16_takes_the_place_of_bfloat16() -> None:
+    from trl import SFTConfig
+
+    made = build_arguments(SFTConfig, SftConfig(**SFT, overrides={"fp16": True}), {})
+    assert (made.fp16, made.bf16) == (True, False)
 
 
 def test_yes_and_no_are_text_where_text_is_taken() -> None:

@@ -57,6 +57,13 @@ def test_sft_takes_the_steps_and_learns_from_the_examples_that_were_planned(
     assert (told["examples"], told["steps"]) == (5, done.metrics["step"])
 
 
+def test_packed_rows_are_what_steps_are_counted_from(examples_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 1, "micro_batch_size": 1, "overrides": {"packing": True}}
+    config = SftConfig(data=examples_file, model=str(tiny_model), output=tmp_path / "run", **options)
+    told = plan(train_sft(replace(config, dry_run=True)))
+    assert told["steps"] == train_sft(config).metrics["step"] < told["examples"]
+
+
 def test_lengths_are_summarized_by_nearest_rank() -> None:
     assert summarize([5]) == {"mean": 5.0, "p50": 5, "p90": 5, "p99": 5, "max": 5}
     assert summarize(range(1, 101)) == {"mean": 50.5, "p50": 50, "p90": 90, "p99": 99, "max": 100}

@@ -62,7 +62,7 @@ def test_the_command_line_wins_over_yaml_and_yaml_over_the_preset(
     cli: InProcess, many: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     settings = tmp_path / "run.yaml"
-    settings.write_text("learning-rate: 0.5\nepochs: 3\n")
+    settings.write_text("learning_rate: 0.5\nepochs: 3\n")
     words = ("--limit", 40, "--epochs", 2, "--config", settings, "--preset", "laptop")
     for some in (words, (*words[4:], *words[:4])):
         config = resolve(cli, "grpo", many, tiny_model, *some)["config"]

@@ -113,7 +113,8 @@ def explain(error: Exception) -> ToolrlError:
             )
         if package and package not in OWN_PACKAGES:
             return SetupError(f"{package} is not installed; run: python -m pip install {package}")
-        return SetupError(f"{error}; reinstall with the pinned versions of constraints.txt")
+        advice = "" if "install" in str(error) else "; reinstall with the pinned versions of constraints.txt"
+        return SetupError(f"{error}{advice}")
     if isinstance(error, OSError):
         return SetupError(f"{error.filename or 'system'}: {error.strerror or error}")
     what = f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -72,6 +74,29 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest(**raw)
     except TypeError as error:
         raise DataError(f"{folder / FILE_NAME}: not a toolrl manifest ({error})") from error
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder as the only process that writes to it; however the process ends, it lets go of it.
+
+    File systems without locks, and Windows, hold nothing.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    with ExitStack() as closing:
+        try:
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            closing.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{folder}: another process is writing to it; wait for it, or end it") from error
+        except (ImportError, OSError):
+            pass
+        yield
 
 
 def open_output(folder: Path, manifest: Manifest, *, resume: bool | None = None, overwrite: bool = False) -> bool:

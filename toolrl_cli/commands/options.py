@@ -50,9 +50,10 @@ def read_options(ctx: typer.Context, path: Path) -> dict[str, Any]:
     spelled = [(opt, param) for param in params for opt in param.opts if opt.startswith("--") or opt == param.name]
     known = {opt.removeprefix("--"): param for opt, param in spelled}
     found: dict[str, Any] = {}
-    for name, value in read_yaml(path).items():
+    for key, value in read_yaml(path).items():
+        name = str(key).replace("_", "-")
         if name not in known:
-            raise ConfigError(f"{path}: no option {name!r} in toolrl {ctx.info_name}{nearest(str(name), list(known))}")
+            raise ConfigError(f"{path}: no option {key!r} in toolrl {ctx.info_name}{nearest(name, list(known))}")
         param = known[name]
         found[str(param.name)] = spell(value, param)
         checked = copy(param)

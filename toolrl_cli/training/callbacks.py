@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from toolrl_cli.console import log
 from toolrl_cli.errors import DataError, SetupError, TrainingStopped
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, load_json
 from toolrl_cli.records import Json
+from toolrl_cli.training.checkpoints import whole_checkpoints
 from toolrl_cli.training.launch import gather_rows
 from toolrl_cli.training.memory import trim_heap
 from toolrl_cli.training.sentinels import Limits, Watch
@@ -58,6 +60,18 @@ class TrimHeap(TrainerCallback):
             trim_heap()
             end = time.monotonic()
             self._due = end + (end - start) / TRIM_SHARE
+
+
+class DropReplaced(TrainerCallback):
+    """Removes the run that this one overwrites as soon as a step is done."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Remove it, if it is there."""
+        if state.is_world_process_zero and self._folder.exists():
+            shutil.rmtree(self._folder)
 
 
 class StopOnSignal(TrainerCallback):
@@ -122,7 +136,8 @@ class Sentinels(TrainerCallback):
             step = state.global_step + 1
             self.alarm = (
                 f"nan: {bad} of {sum(map(torch.numel, gradients))} gradients of step {step} are NaN or infinite; "
-                f"lower the learning rate; step {step} is saved without an update, and --resume goes on after it"
+                f"step {step} is saved without an update, and --resume goes on after it; where it comes again, start a "
+                "new run with a lower learning rate"
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -156,9 +171,11 @@ class Sentinels(TrainerCallback):
 
 def ruined(what: str, checkpoints: str) -> TrainingStopped:
     """The error that ends a run whose weights are lost."""
+    whole = whole_checkpoints(Path(checkpoints))
+    saved = f", or with --model {whole[-1]}" if whole else ""
     return TrainingStopped(
         f"{Path(checkpoints).parent}: stopped by the sentinel nan: {what}; start a new run with a lower learning rate, "
-        f"from the same model or with --model {checkpoints}/checkpoint-N"
+        f"from the same model{saved}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,7 +80,34 @@ def load_live_tools(path: Path) -> LiveTools:
     if not tools:
         raise ConfigError(f"--tools {path}: defines no public function and no class with a method reset")
     schemas = tuple(schema_of(path, tool) for tool in tools)
-    return LiveTools(functions, environment, schemas)
+    return LiveTools(functions, environment and name_failures(path, environment), schemas)
+
+
+def name_failures(path: Path, environment: type) -> type:
+    """The class, with what its `reset` and `get_reward` do wrong while a model trains told as `DataError`."""
+
+    def guard(method: Callable[..., Any], *, number: bool) -> Callable[..., Any]:
+        where = f"--tools {path}: {method.__qualname__}"
+
+        @wraps(method)
+        def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                value = method(self, *args, **kwargs)
+            except Exception as error:
+                raise DataError(f"{where} raises {type(error).__name__}: {first_line(error)}") from error
+            if number and not (value is None or hasattr(value, "__float__")):
+                raise DataError(f"{where} returns {value!r}; it must return a number, or None where it does not apply")
+            return value
+
+        return called
+
+    own = {name: getattr(environment, name, None) for name in OF_THE_ENVIRONMENT}
+    guarded = {
+        name: guard(method, number=name == "get_reward")
+        for name, method in own.items()
+        if method and not inspect.iscoroutinefunction(method)
+    }
+    return type(environment.__name__, (environment,), guarded)
 
 
 def choose_live_format(model: str, name: str | None, template: Path | None) -> TextFormat:

@@ -77,6 +77,8 @@ def summarize(lengths: Sequence[int]) -> Json:
 
 def plan_sft(config: SftConfig, arguments: SFTConfig, dataset: Dataset, source: ModelSource) -> Json:
     """Steps, tokens and memory of an SFT run over a data set of `training.data.sft_dataset`."""
+    from trl import pack_dataset
+
     from toolrl_cli.training.footprint import Batch
 
     totals = [len(ids) for ids in dataset["input_ids"]]
@@ -86,8 +88,11 @@ def plan_sft(config: SftConfig, arguments: SFTConfig, dataset: Dataset, source: 
     completion = min(max(targets), longest)
     rows = arguments.per_device_train_batch_size
     learnt = sum(prompt < config.max_length for prompt in prompts)
+    packed = (
+        pack_dataset(dataset, config.max_length, arguments.packing_strategy) if arguments.packing else range(learnt)
+    )
     return {
-        "steps": sft_steps(arguments, learnt),
+        "steps": sft_steps(arguments, len(packed)),
         "examples": learnt,
         "tokens_per_epoch": sum(min(total, config.max_length) for total in totals),
         "prompt_tokens": summarize(prompts),

@@ -287,8 +287,10 @@ def require_signal(report: Json, config: GrpoConfig) -> None:
     """Raise `GateFailed` when hardly a group would have any signal and the run is not forced."""
     if config.force or report["no_signal"] <= MOST_WITHOUT_SIGNAL:
         return
+    size, samples = report["group_size"], report["samples"]
+    bound = f"as far as {samples} completions tell, up to " if size > samples else ""
     raise GateFailed(
-        f"preflight: {report['no_signal']:.0%} of the groups of {report['group_size']} would have no signal, over "
+        f"preflight: {bound}{report['no_signal']:.0%} of the groups of {size} would have no signal, over "
         f"{MOST_WITHOUT_SIGNAL:.0%}; begin from a model after sft, or change the data, --reward or --temperature; "
         "--force trains anyway"
     )

@@ -24,11 +24,12 @@ from toolrl_cli.errors import (
 )
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.jsonl import read_json, read_records
-from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest
+from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest, sole_writer
 from toolrl_cli.records import Json, expect
 from toolrl_cli.report.plots import plot_run
 from toolrl_cli.training.adapters import check_tuning, new_adapter, save_base, starting_point
 from toolrl_cli.training.callbacks import (
+    DropReplaced,
     MetricsLog,
     Sentinels,
     StopOnSignal,
@@ -127,22 +128,31 @@ def run_training(
     start = starting_point(config, source)
     manifest = describe_run(command, config, source, start, text_format, hashes)
     rules = {"resume": config.resume, "overwrite": config.overwrite}
-    finished = main_decides(lambda: check_output(config.output, manifest, **rules))
+    finished = main_decides(lambda: look_at_output(config.output, manifest, rules))
     if config.dry_run and not finished:
         return RunSummary(config.output, manifest, {})
     hub = config.push_to_hub
     if hub:
         main_does(lambda: check_hub(hub))
     if not finished:
-        materials = prepare(config, source, start, lambda: begin(config.output, manifest, text_format, rules))
-        trainer = construct(build_trainer, materials, config)
-        try:
-            with full_disk_named(config.output):
-                train(command, trainer, config)
-                main_does(lambda: finish(config.output, manifest, materials.tokenizer))
-        except GateFailed:  # by the preflight
-            withdraw(config)
-            raise
+        with ExitStack() as closing:
+
+            def begin_run() -> None:
+                begin(config.output, manifest, text_format, rules)
+                closing.enter_context(sole_writer(config.output))
+
+            materials = prepare(config, source, start, begin_run)
+            trainer = construct(build_trainer, materials, config)
+            try:
+                with full_disk_named(config.output):
+                    train(command, trainer, config)
+                    main_does(lambda: finish(config.output, manifest, materials.tokenizer))
+            except BaseException as error:
+                if (
+                    isinstance(error, GateFailed) or replaced(config.output).exists()
+                ):  # by the preflight; no step is done
+                    withdraw(config)
+                raise
     if hub and rank() == 0:  # the others do not wait: an upload may take longer than their patience
         push_to_hub(config.output, hub)
     return summarize_run(config.output)
@@ -162,8 +172,20 @@ def prepare(
     return load_materials(config, start)
 
 
+def look_at_output(folder: Path, manifest: Manifest, rules: dict[str, bool]) -> bool:
+    """Whether the run is already finished; raise `ConfigError` as `check_output`, or when a process is writing it."""
+    finished = check_output(folder, manifest, **rules)
+    with sole_writer(folder):
+        return finished
+
+
 def begin(folder: Path, manifest: Manifest, text_format: TextFormat, rules: dict[str, bool]) -> None:
-    """Open the run's folder, with the template that words its prompts."""
+    """Open the run's folder, with the template that words its prompts; `withdraw` can bring back what it replaces."""
+    if rules["overwrite"] and folder.exists():
+        if replaced(folder).exists():  # then this run did not come to its first step
+            shutil.rmtree(folder)
+        else:
+            folder.rename(replaced(folder))
     open_output(folder, manifest, **rules)
     if text_format.template is not None:
         (folder / TEMPLATE_FILE).write_bytes(text_format.template.encode())
@@ -221,9 +243,16 @@ def construct(build_trainer: Callable[[Materials], Trainer], materials: Material
 
 
 def withdraw(config: TrainingConfig) -> None:
-    """Remove the folder of a run that has not begun, so that it can be begun with other options."""
+    """Remove the folder of a run that has not begun, so that it can be begun anew; a run it replaced is back."""
     if not config.resume and rank() == 0:
         shutil.rmtree(config.output)
+        if replaced(config.output).exists():
+            replaced(config.output).rename(config.output)
+
+
+def replaced(folder: Path) -> Path:
+    """Where a run that another one overwrites lies until that one's first step is done."""
+    return folder.with_name(f".{folder.name}.replaced")
 
 
 @contextmanager
@@ -262,7 +291,7 @@ def train(command: str, trainer: Trainer, config: TrainingConfig) -> None:
         closing.enter_context(redirect_stdout(sys.stderr))  # rewards and tools may print
         stop, sentinels = StopOnSignal(closing), Sentinels(limits)
         metrics, bar = MetricsLog(output / METRICS_FILE), Progress(command, closing)
-        for callback in (metrics, bar, TrimHeap(), sentinels, stop):
+        for callback in (metrics, bar, TrimHeap(), sentinels, stop, DropReplaced(replaced(output))):
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if sentinels.alarm:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 VERSION = "0.9.1"
 """Of verl, whose configuration the launch file is checked against."""
 HERE = "$here"
+REWARD_FILE = re.compile(r"(.+\.(?:py|ya?ml))([:=].*)?$")
 SUMS = {"sum_then_normalize": None}
 LOSSES = {
     "grpo": "seq-mean-token-mean",
@@ -300,14 +302,21 @@ def place_start(output: Path, run: Manifest) -> str:
 
 
 def write_reward(output: Path, run: Manifest) -> None:
-    """Write reward.py, and beside it the YAML file that defines the reward, if one does."""
-    name = str(run.config["reward"])
-    reward = repr(name)
-    if Path(name).suffix in (".yaml", ".yml"):
-        write_text(output / "reward.yaml", Path(name).read_text("utf-8"))
-        reward = 'str(Path(__file__).with_name("reward.yaml"))'
+    """Write reward.py, and beside it copies of the YAML and Python files that define the reward or terms of it."""
     told = {"matching": run.config["matching"], "settings": run.config["reward_settings"], "text_format": run.format}
-    write_text(output / "reward.py", REWARD.format(reward=reward, **told))
+    terms = [place_term(output, term) for term in str(run.config["reward"]).split(",")]
+    write_text(output / "reward.py", REWARD.format(reward=' + "," + '.join(terms), **told))
+
+
+def place_term(output: Path, term: str) -> str:
+    """One reward of a sum as Python source; a file that it names is copied into the folder, and named there."""
+    named = REWARD_FILE.match(term)
+    if not named or not Path(named[1]).is_file():
+        return repr(term)
+    copy = f"reward_{Path(named[1]).name}"
+    write_text(output / copy, Path(named[1]).read_text("utf-8"))
+    place = f"str(Path(__file__).with_name({copy!r}))"
+    return f"{place} + {named[2]!r}" if named[2] else place
 
 
 def launch_file(overrides: Json) -> str:
