@@ -50,7 +50,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         examples = folder / "examples.jsonl"
-        subprocess.run([sys.executable, "-m", "toolrl_cli", "prepare", options.rows, "-o", examples], check=True)
+        prepare = [sys.executable, "-m", "toolrl_cli", "prepare", options.rows, "-o", examples]
+        subprocess.run(prepare, check=True, capture_output=True)
         for number in range(options.rounds):
             for side in SIDES if number % 2 else reversed(SIDES):
                 common = [examples, "--model", options.model, "--steps", options.steps]

@@ -147,10 +147,8 @@ def run_training(
                 with full_disk_named(config.output):
                     train(command, trainer, config)
                     main_does(lambda: finish(config.output, manifest, materials.tokenizer))
-            except BaseException as error:
-                if (
-                    isinstance(error, GateFailed) or replaced(config.output).exists()
-                ):  # by the preflight; no step is done
+            except BaseException as error:  # of the preflight, or before the first step of a run that replaces another
+                if isinstance(error, GateFailed) or replaced(config.output).exists():
                     withdraw(config)
                 raise
     if hub and rank() == 0:  # the others do not wait: an upload may take longer than their patience
@@ -181,7 +179,7 @@ def look_at_output(folder: Path, manifest: Manifest, rules: dict[str, bool]) -> 
 
 def begin(folder: Path, manifest: Manifest, text_format: TextFormat, rules: dict[str, bool]) -> None:
     """Open the run's folder, with the template that words its prompts; `withdraw` can bring back what it replaces."""
-    if rules["overwrite"] and folder.exists():
+    if rules["overwrite"] and folder.exists() and not folder.is_symlink():
         if replaced(folder).exists():  # then this run did not come to its first step
             shutil.rmtree(folder)
         else:
@@ -252,6 +250,7 @@ def withdraw(config: TrainingConfig) -> None:
 
 def replaced(folder: Path) -> Path:
     """Where a run that another one overwrites lies until that one's first step is done."""
+    folder = folder.absolute()
     return folder.with_name(f".{folder.name}.replaced")
 
 
