@@ -444,7 +444,7 @@ class TestConfigFile:
         ("content", "why"),
         [
             (b"learning_rte: 1\n", ": no option 'learning_rte' in toolrl make; did you mean 'learning-rate'?"),
-            (b"dry_run: true\n", ": no option 'dry_run' in toolrl make; did you mean 'dry-run'?"),
+            (b"dry_rn: true\n", ": no option 'dry_rn' in toolrl make; did you mean 'dry-run'?"),
             (b"overrides: [a=1]\n", ": no option 'overrides' in toolrl make"),
             (b"o: out\n", ": no option 'o' in toolrl make"),
             (b"zzz: 1\n", ": no option 'zzz' in toolrl make"),

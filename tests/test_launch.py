@@ -198,6 +198,17 @@ class TestRefusals:
         done = cli("sft", examples_file, "--model", "none", "-o", tmp_path / "run", "--accelerate-config", path)
         assert refusal(done) == f"{path}: names no num_processes; give --num-processes"
 
+    @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+    def test_shards_without_an_accelerator(
+        self, kind: str, cli: InProcess, examples_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        torch = pytest.importorskip("torch")
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+        path = tmp_path / "accelerate.yaml"
+        path.write_text(f"num_processes: 2\ndistributed_type: {kind}\n")
+        done = cli("sft", examples_file, "--model", "none", "-o", tmp_path / "run", "--accelerate-config", path)
+        assert refusal(done) == f"{path}: {kind} needs accelerators, and there is none; use MULTI_CPU"
+
     def test_what_accelerate_refuses(self, cli: InProcess, examples_file: Path, tmp_path: Path) -> None:
         path = tmp_path / "accelerate.yaml"
         path.write_text("num_processes: 2\ndistributed_type: MULTI_GPU\nnonsense: 1\n")

@@ -226,7 +226,7 @@ def test_yaml_gives_options_and_the_command_line_wins(
     ("text", "why"),
     [
         ("lerning_rate: 1", "no option 'lerning_rate' in toolrl sft; did you mean 'learning-rate'?"),
-        ("max_steps: 2", "no option 'max_steps' in toolrl sft; did you mean 'max-steps'?"),
+        ("max_step: 2", "no option 'max_step' in toolrl sft; did you mean 'max-steps'?"),
         ("zzz: 1", "no option 'zzz' in toolrl sft"),
         ("limit: 1\nseed: 2\nlimit: 3", "3: not YAML ('limit' is given twice)"),
         ("- a\n- b", "must hold a mapping of names to values"),

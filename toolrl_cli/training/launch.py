@@ -113,10 +113,13 @@ def launch_options(config: TrainingConfig) -> list[str]:
 
 
 def require_devices(config: TrainingConfig) -> None:
-    """Raise `ConfigError` when this machine, alone, has accelerators but fewer than processes."""
+    """Raise `ConfigError` when this machine, alone, has accelerators but fewer than processes, or none for shards."""
     import torch
 
     count = torch.accelerator.device_count()
+    kind = read_yaml(config.accelerate_config).get("distributed_type") if config.accelerate_config else None
+    if kind in ("FSDP", "DEEPSPEED") and not count:
+        raise ConfigError(f"{config.accelerate_config}: {kind} needs accelerators, and there is none; use MULTI_CPU")
     if config.accelerate_config is None and 0 < count < (config.num_processes or 1):
         raise ConfigError(f"--num-processes {config.num_processes}: there are {count} devices; ask for {count} at most")
 
