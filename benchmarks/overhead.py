@@ -5,9 +5,9 @@
 Both are processes of their own, by turns: the same model, prompts, seed and trainer, the same number
 of steps and completions. The plain script's reward is a number made of the tokens and it logs nothing;
 `toolrl grpo` scores by the ToolRL reward and writes metrics, completions and the run folder. A step is
-the time from its beginning to that of the next one, so that rewards, callbacks and logs are in it; the
-first step is left out. Around the steps stands the rest of the process, from start-up to the files of
-the finished run.
+the time from its beginning to that of the next one, so that rewards, callbacks and logs are in it. The
+rest of the process goes from start-up to the files of the finished run; the first and the last step
+count to it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def run(*words: object) -> tuple[float, list[float]]:
-    """Seconds of one side's process, and of its steps but the first."""
+    """Seconds of one side's process, and of its steps but the first and the last."""
     start = time.perf_counter()
     output = subprocess.run([sys.executable, __file__, *map(str, words)], check=True, capture_output=True).stdout
     return time.perf_counter() - start, json.loads(output.splitlines()[-1])

@@ -10,11 +10,11 @@ from typing import Any
 from jinja2 import TemplateError
 
 from toolrl_cli.errors import DataError, first_line
+from toolrl_cli.formats.hermes import OPEN_THINK
 from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.records import Completion, Json
 
-THINK = "<think>"
-OPENED_THOUGHT = re.compile(rf"{THINK}\s*\Z")
+OPENED_THOUGHT = re.compile(rf"{OPEN_THINK}\s*\Z")
 
 
 class TransformersEngine:

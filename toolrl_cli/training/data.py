@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.errors import ConfigError, DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.inference.transformers_engine import THINK, opened_thought, write_prompt
+from toolrl_cli.formats.hermes import CLOSE_THINK, OPEN_THINK
+from toolrl_cli.inference.transformers_engine import opened_thought, write_prompt
 from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example
 from toolrl_cli.sources.validation import require_unicode
@@ -96,9 +97,9 @@ def continue_thought(opened: str, completion: str) -> str:
     if not opened:
         return completion
     ended = opened.endswith("\n")
-    if completion.startswith(THINK):
-        return completion.removeprefix(THINK).removeprefix("\n" if ended else "")
-    return ("" if ended else "\n") + f"</think>\n\n{completion}"
+    if completion.startswith(OPEN_THINK):
+        return completion.removeprefix(OPEN_THINK).removeprefix("\n" if ended else "")
+    return ("" if ended else "\n") + f"{CLOSE_THINK}\n\n{completion}"
 
 
 def end_of_turn(tokenizer: Any) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,14 +137,10 @@ def run_training(
         main_does(lambda: check_hub(hub))
     if not finished:
         with ExitStack() as closing:
-
-            def begin_run() -> None:
-                begin(config.output, manifest, text_format, rules)
-                closing.enter_context(sole_writer(config.output))
-
+            begin_run = partial(begin, config.output, manifest, text_format, rules, closing)
             materials = prepare(config, source, start, begin_run)
-            trainer = construct(build_trainer, materials, config)
             try:
+                trainer = construct(build_trainer, materials, config)
                 with full_disk_named(config.output):
                     train(command, trainer, config)
                     main_does(lambda: finish(config.output, manifest, materials.tokenizer))
@@ -177,14 +174,20 @@ def look_at_output(folder: Path, manifest: Manifest, rules: dict[str, bool]) -> 
         return finished
 
 
-def begin(folder: Path, manifest: Manifest, text_format: TextFormat, rules: dict[str, bool]) -> None:
-    """Open the run's folder, with the template that words its prompts; `withdraw` can bring back what it replaces."""
+def begin(
+    folder: Path, manifest: Manifest, text_format: TextFormat, rules: dict[str, bool], closing: ExitStack
+) -> None:
+    """Open the run's folder, hold it until `closing`, and add the template that words its prompts.
+
+    What it replaces lies where `replaced` says.
+    """
     if rules["overwrite"] and folder.exists() and not folder.is_symlink():
         if replaced(folder).exists():  # then this run did not come to its first step
             shutil.rmtree(folder)
         else:
             folder.rename(replaced(folder))
     open_output(folder, manifest, **rules)
+    closing.enter_context(sole_writer(folder))
     if text_format.template is not None:
         (folder / TEMPLATE_FILE).write_bytes(text_format.template.encode())
 
