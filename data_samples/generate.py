@@ -30,7 +30,7 @@ ROWS = {
     "train-xlam.jsonl": {"single": 81, "parallel": 24, "no_call": 15},
     "train-openai.jsonl": {"single": 62, "two_turns": 10, "parallel": 20, "no_call": 10, "ask": 18},
     "train-toolrl.jsonl": {"single": 70, "parallel": 21, "no_call": 11, "ask": 18},
-    "heldout/heldout.jsonl": {"single": 46, "two_turns": 4, "parallel": 14, "no_call": 8, "ask": 8},
+    "heldout/heldout.jsonl": {"single": 92, "two_turns": 8, "parallel": 28, "no_call": 16, "ask": 16},
 }
 FOREIGN_EVERY = 6
 SLOT = re.compile(r"\{(\w+?)(_[23])?\}")

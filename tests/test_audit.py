@@ -56,7 +56,7 @@ def test_what_is_found_in_each_preset(preset: str) -> None:
         expected = {name: HOLES[name] for name in HOLES if "spurious" in name or name.startswith("tags")}
     assert failures(audit) == expected
     assert audit.raised == ()
-    assert (audit.examples, len(audit.policies)) == (88, len(POLICIES) + 1)
+    assert (audit.examples, len(audit.policies)) == (176, len(POLICIES) + 1)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs the real rows")
@@ -91,7 +91,7 @@ def test_what_is_found_in_a_models_own_format(text_format: str, holes: list[str]
     assert [name for name in left_out if not name.startswith(tuple(untried))] == []
     assert len(left_out) == len(untried)
     robust = audit_reward(find_reward("robust"), text_format=text_format)
-    assert (failures(robust), robust.raised, robust.examples) == ({}, (), 88)
+    assert (failures(robust), robust.raised, robust.examples) == ({}, (), 176)
 
 
 def test_an_example_that_a_format_cannot_express(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_constant_reward_pays_silence_like_the_truth(plugin: Path) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "toolrl_cli", "audit", f"{plugin}:constant"], capture_output=True, text=True
     )
-    assert (shown.returncode, "88/88 above silence" in shown.stdout) == (3, True)
+    assert (shown.returncode, "176/176 above silence" in shown.stdout) == (3, True)
     with pytest.raises(GateFailed, match=r":constant: \d+ required orderings fail, 0 inputs raise"):
         check(audit)
 

@@ -125,8 +125,8 @@ def test_training_has_enough_rows_and_tools() -> None:
 
 
 def test_heldout_has_enough_rows_and_tools() -> None:
-    assert len(HELDOUT_ROWS) == 80
-    assert len({call.name for row in HELDOUT_ROWS for call in last_calls(row)}) == 20
+    assert len(HELDOUT_ROWS) == 160
+    assert len({call.name for row in HELDOUT_ROWS for call in last_calls(row)}) == 40
 
 
 @pytest.mark.parametrize("rows", [TRAIN_ROWS, HELDOUT_ROWS], ids=["train", "heldout"])
@@ -236,7 +236,7 @@ def test_prepare_takes_every_heldout_row(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     # A dialogue of two turns gives three steps: call, reply, call.
     steps = sum(m["role"] == "assistant" for row in HELDOUT_ROWS for m in row["messages"])
-    assert len(output.read_text("utf-8").splitlines()) == steps == 88
+    assert len(output.read_text("utf-8").splitlines()) == steps == 176
 
 
 def test_catalogs_are_plain_yaml() -> None:

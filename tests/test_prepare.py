@@ -475,7 +475,7 @@ class TestRealData:
             {"arguments not JSON": 1, "no user message": 1, "unknown argument": 1, "wrong shape": 1},
         ),
         ("train-toolrl", 120, {"format": 2, "not JSON": 1}),
-        ("heldout/heldout", 88, {}),
+        ("heldout/heldout", 176, {}),
     ],
 )
 def test_sample_rows_convert_and_their_dirt_is_rejected(
