@@ -1,94 +1,108 @@
 """What `toolrl grpo` adds to a plain TRL script that does the same work.
 
-    python benchmarks/overhead.py ROWS.jsonl [--rounds 3] [--steps 12]
+    python benchmarks/overhead.py ROWS.jsonl [--steps 26]
 
-Both are processes of their own, by turns: the same model, prompts, seed and trainer, the same number
-of steps and completions. The plain script's reward is a number made of the tokens and it logs nothing;
-`toolrl grpo` scores by the ToolRL reward and writes metrics, completions and the run folder. A step is
-the time from its beginning to that of the next one, so that rewards, callbacks and logs are in it. The
-rest of the process goes from start-up to the files of the finished run; the first and the last step
-count to it.
+Both are processes of their own, with the same model, prompts, seed, trainer and number of steps and
+completions. They train by turns, a step at a time, so that the two durations of a step were measured
+seconds apart. The plain script's reward is a number made of the tokens and it logs nothing; `toolrl
+grpo` scores by the ToolRL reward and writes metrics, completions and the run folder. A step is the time
+from its beginning to that of the next one, so that rewards, callbacks and logs are in it. The rest of a
+process is its start-up, the first step, in which the shared prefix is checked, and the last one with the
+files of the finished run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
-from itertools import pairwise
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
-from machine import describe_machine, show_spread
+from machine import describe_machine
 
 SIZE, NEW = 4, 48
 ENTROPY_COEF = 1e-6
 """Above 0, so that a backward is computed on both sides whatever the rewards are."""
-SIDES = ("toolrl grpo", "plain script")
+Train = Callable[[Path, str, int, Path], None]
 
 
 def main() -> None:
-    """Measure pairs by turns and print their ratio; with `--measure`, one side of it."""
+    """Train by turns and print what a step and the rest took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--measure", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=26)
     options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(options)))
-        return
     print(describe_machine())
-    steps: dict[str, list[float]] = {side: [] for side in SIDES}
-    rest: dict[str, list[float]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        examples = folder / "examples.jsonl"
+        examples = Path(temporary) / "examples.jsonl"
         prepare = [sys.executable, "-m", "toolrl_cli", "prepare", options.rows, "-o", examples]
         subprocess.run(prepare, check=True, capture_output=True)
-        for number in range(options.rounds):
-            for side in SIDES if number % 2 else reversed(SIDES):
-                common = [examples, "--model", options.model, "--steps", options.steps]
-                whole, durations = run(*common, "--measure", side, "--output", folder / f"{number}-{side}")
-                steps[side].append(median(durations))
-                rest[side].append(whole - sum(durations))
-    print(f"{options.steps} steps of 2 prompts, G={SIZE}, {NEW} new, median of {options.rounds} pairs (range)")
-    for name, seconds in (("a step", steps), ("the rest", rest)):
-        for side in SIDES:
-            print(f"{name:<9} {side:<13} {show_spread(seconds[side])} s")
-    added = [100 * (ours / plain - 1) for ours, plain in zip(*steps.values(), strict=True)]
-    print(f"added to a step {show_spread(added)}%")
+        starts, steps = train_by_turns(examples, options.model, options.steps)
+    print(f"{options.steps} steps of 2 prompts, G={SIZE}, {NEW} new; median and the middle half")
+    for name, start, (first, *middle, last) in zip(SIDES, starts, steps, strict=True):
+        print(f"{name:<13} {show_middle(middle)} s a step, {start + first + last:.1f} s the rest")
+    pairs = zip(*(side[1:-1] for side in steps), strict=True)
+    print(f"added to a step {show_middle([100 * (ours / plain - 1) for ours, plain in pairs])}%")
 
 
-def run(*words: object) -> tuple[float, list[float]]:
-    """Seconds of one side's process, and of its steps but the first and the last."""
+def train_by_turns(examples: Path, model: str, count: int) -> tuple[list[float], list[list[float]]]:
+    """Seconds of each side's start-up, and of its steps; the end of the process is in the last one."""
+    context = get_context("spawn")
+    turns, starts = [], []
+    for train in SIDES.values():
+        turn, theirs = context.Pipe()
+        process = context.Process(target=take_turns, args=(train, examples, model, count, theirs))
+        start = time.perf_counter()
+        process.start()
+        theirs.close()
+        turn.recv()
+        starts.append(time.perf_counter() - start)
+        turns.append(turn)
+    steps: list[list[float]] = [[] for _ in SIDES]
+    for number in range(count):
+        for side in range(len(SIDES)) if number % 2 else reversed(range(len(SIDES))):
+            steps[side].append(give_turn(turns[side]))
+    return starts, steps
+
+
+def give_turn(turn: Connection) -> float:
+    """Seconds until a side has done its step, or all of its work."""
     start = time.perf_counter()
-    output = subprocess.run([sys.executable, __file__, *map(str, words)], check=True, capture_output=True).stdout
-    return time.perf_counter() - start, json.loads(output.splitlines()[-1])
+    turn.send(None)
+    with suppress(EOFError):
+        turn.recv()
+    return time.perf_counter() - start
 
 
-def measure(options: argparse.Namespace) -> list[float]:
-    """Seconds of each step but the first and the last, which no other follows."""
+def take_turns(train: Train, examples: Path, model: str, count: int, turn: Connection) -> None:
+    """Train, and wait for a turn before each step."""
     from transformers import Trainer
 
-    begins: list[float] = []
     original = Trainer.training_step
 
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not self._step % self.args.gradient_accumulation_steps:
-            begins.append(time.perf_counter())
+            turn.send(None)
+            turn.recv()
         return original(self, *args, **kwargs)
 
     Trainer.training_step = training_step
-    train = train_with_toolrl if options.measure == SIDES[0] else train_plainly
-    train(options.rows, options.model, options.steps, options.output)
-    return [after - before for before, after in pairwise(begins[1:])]
+    train(examples, model, count, examples.with_name(train.__name__))
+
+
+def show_middle(values: list[float]) -> str:
+    """The median, and the quartiles around it."""
+    low, _, high = quantiles(values)
+    return f"{median(values):.1f} ({low:.1f} to {high:.1f})"
 
 
 def train_with_toolrl(data: Path, model: str, steps: int, folder: Path) -> None:
@@ -147,6 +161,9 @@ def train_plainly(data: Path, model: str, steps: int, folder: Path) -> None:
     )
     trainer.train()
     trainer.save_model(str(folder))
+
+
+SIDES = {"toolrl grpo": train_with_toolrl, "plain script": train_plainly}
 
 
 if __name__ == "__main__":
