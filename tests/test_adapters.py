@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import InProcess, Place, change_trainer, refusal, snapshot
 
+from toolrl_cli.errors import SetupError
 from toolrl_cli.manifest import read_manifest
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.grpo import train_grpo
@@ -92,6 +93,21 @@ def test_a_merged_run_resumes_from_its_base(trained: Place, tmp_path: Path, monk
     before = snapshot(tmp_path / "run/base")
     assert train_grpo(replace(config, resume=True)).manifest.finished
     assert snapshot(tmp_path / "run/base") == before
+
+
+def test_a_merge_that_fails_gives_back_the_run_it_would_have_replaced(
+    trained: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SetupError("the disk is full")
+
+    config = configure(trained, tmp_path / "run", adapter="merge", max_steps=1)
+    train_grpo(config)
+    before = snapshot(tmp_path / "run")
+    monkeypatch.setattr("toolrl_cli.training.run.save_base", fail)
+    with pytest.raises(SetupError, match="the disk is full"):
+        train_grpo(replace(config, overwrite=True))
+    assert (snapshot(tmp_path / "run"), len(list(tmp_path.iterdir()))) == (before, 1)
 
 
 def test_the_divergence_of_a_continued_adapter_starts_at_the_adapter(

@@ -19,7 +19,7 @@ from toolrl_cli.evaluation import EvalConfig, evaluate, pick, plan, read_ids, re
 from toolrl_cli.formats import find_format
 from toolrl_cli.inference.base import Prompt
 from toolrl_cli.inference.predictions import read_predictions
-from toolrl_cli.manifest import Manifest, read_manifest
+from toolrl_cli.manifest import Manifest, read_manifest, sole_writer
 from toolrl_cli.records import Completion, Json, Target
 from toolrl_cli.training.config import FormatName
 
@@ -338,6 +338,21 @@ def test_an_output_is_neither_replaced_nor_mixed_unasked(tmp_path: Path) -> None
         evaluate(replace(config, seed=1, resume=True), engine=ScriptedEngine(TEXTS))
     again = evaluate(replace(config, seed=1, overwrite=True), engine=ScriptedEngine(TEXTS))
     assert (again.n, len(read_rows(config.output / "results.jsonl"))) == (5, 5)
+
+
+def test_two_processes_do_not_write_one_evaluation(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    config = model_config(tmp_path)
+    told = rf"{config.output}: another process is writing to it; wait for it, or end it"
+
+    def look(done: int, total: int) -> None:
+        with pytest.raises(ConfigError, match=told), sole_writer(config.output):
+            pass
+
+    evaluate(config, engine=ScriptedEngine(TEXTS), progress=look)
+    evaluate(replace(config, overwrite=True), engine=ScriptedEngine(TEXTS), progress=look)
+    with sole_writer(config.output), pytest.raises(ConfigError, match=told):
+        evaluate(replace(config, resume=True), engine=ScriptedEngine(TEXTS))
 
 
 def test_the_manifest_says_what_was_evaluated(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.base import Engine, Failure, Prompt, Sampling
 from toolrl_cli.inference.predictions import Key
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, write_json, write_records
-from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, open_output, read_manifest
+from toolrl_cli.manifest import FILE_NAME, Manifest, check_output, open_output, read_manifest, sole_writer
 from toolrl_cli.records import Completion, Json
 from toolrl_cli.training.text_format import TEMPLATE_FILE
 
@@ -55,15 +56,17 @@ def evaluate(
         progress: called with the number of graded entries and of all entries.
 
     Raises:
-        ConfigError: the output exists, a resumed run differs, or the model was trained on another prompt format.
+        ConfigError: the output exists or another process writes it, a resumed run differs, or the model was trained on
+            another prompt format.
         DataError: a file cannot be read.
         SetupError: the model, the wheel or the training extra is missing.
     """
-    with get_ready(config) as ready:
+    with get_ready(config) as ready, ExitStack() as closing:
         checks.check(config.bench, ready.foresee(), own_files(config))
         manifest, text_format, bench, requests = ready.manifest, ready.text_format, ready.bench, ready.requests
         engine = ready.recorded or engine
-        check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
+        with sole_writer(config.output):
+            check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
         manifest = keep_earlier(config, manifest)
         done = read_finished_lines(config.output / RESULTS) if config.resume else {}
         refuse_other_prompts(config.output, done, requests)
@@ -74,6 +77,7 @@ def evaluate(
             engine = engine or load_engine(config, text_format)
             manifest = add_endpoint(config, manifest)
             open_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
+            closing.enter_context(sole_writer(config.output))
             keep_template(config.output, text_format)
             graded = record(run(bench, pending, engine, text_format), config.output, manifest)
             for count, result in enumerate(graded, start=len(answered) + 1):

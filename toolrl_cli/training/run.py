@@ -138,8 +138,8 @@ def run_training(
     if not finished:
         with ExitStack() as closing:
             begin_run = partial(begin, config.output, manifest, text_format, rules, closing)
-            materials = prepare(config, source, start, begin_run)
             try:
+                materials = prepare(config, source, start, begin_run)
                 trainer = construct(build_trainer, materials, config)
                 with full_disk_named(config.output):
                     train(command, trainer, config)
@@ -246,7 +246,7 @@ def construct(build_trainer: Callable[[Materials], Trainer], materials: Material
 def withdraw(config: TrainingConfig) -> None:
     """Remove the folder of a run that has not begun, so that it can be begun anew; a run it replaced is back."""
     if not config.resume and rank() == 0:
-        shutil.rmtree(config.output)
+        shutil.rmtree(config.output, ignore_errors=True)
         if replaced(config.output).exists():
             replaced(config.output).rename(config.output)
 
