@@ -185,6 +185,14 @@ def test_a_reward_that_exits_or_prints_spoils_nothing(plugin: Path) -> None:
     assert "raises SystemExit: 0" in json.loads(done.stdout)["raised"][0]["error"]
 
 
+def test_a_reward_gets_the_questions(tmp_path: Path) -> None:
+    (tmp_path / "asked.py").write_text(
+        "def asked(completions, prompts, **columns):\n    return [float(len(p[-1]['content'])) for p in prompts]\n"
+    )
+    policies = audit_reward(find_reward(f"{tmp_path / 'asked.py'}:asked"), limit=5).policies
+    assert min(policy.mean or 0.0 for policy in policies) > 1.0
+
+
 def test_a_schedule_is_audited_at_a_step() -> None:
     means = [audit_reward(find_reward("two-stage"), limit=20, step=step).policies[1].honest for step in (0, 30)]
     assert means[0] != means[1]

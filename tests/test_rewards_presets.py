@@ -227,6 +227,7 @@ THINK = "<think> t </think>\n"
 CALL = '{"name": "f", "parameters": {"a": "x"}}'
 SPREAD = '{"name": "f",\n "arguments": {"a":\n "x"}}'
 BLOCK = f"<tool_call>\n{CALL}\n</tool_call>"
+SPOILED = "<tool_call>\nnot json\n</tool_call>"
 GOLD_CALL, GOLD_REPLY = Target("t", (ToolCall("f", {"a": "x"}),)), Target("t", (), "Hello")
 ROBUST: list[tuple[str, Target, tuple[float, float, Outcome]]] = [
     # read: laid out in any way, in a list, named otherwise, in several blocks
@@ -253,6 +254,12 @@ ROBUST: list[tuple[str, Target, tuple[float, float, Outcome]]] = [
     ("<think> t </think>\n<response> use <tool_call> tags </response>", GOLD_REPLY, (1, 3, Outcome.ABSTAINED)),
     (f"<think> t </think>\n<tool_call>\n{CALL}\n</tool_call>", GOLD_REPLY, (0, -3, Outcome.SPURIOUS_CALL)),
     ("<think> t </think>", Target("t"), (1, 3, Outcome.ABSTAINED)),
+    # a block that cannot be read spoils the form, too, and so does what stands before it
+    (f"{THINK}<response> Hi </response>\nJUNK\n{SPOILED}", GOLD_REPLY, (0, -3, Outcome.MALFORMED)),
+    (f"{THINK}<response> Hi </response>\n{SPOILED}", GOLD_REPLY, (0, -3, Outcome.MALFORMED)),
+    (f"{THINK}<response> Hi </response>\n<tool_call> not", GOLD_REPLY, (0, -3, Outcome.MALFORMED)),
+    (f"{THINK}{BLOCK}\n{SPOILED}", GOLD_CALL, (0, -3, Outcome.MALFORMED)),
+    (f"{THINK}{SPOILED}", Target("t"), (0, -3, Outcome.MALFORMED)),
 ]  # fmt: skip
 
 
@@ -317,6 +324,19 @@ class TestSpecs:
             ("format: {high: .inf}", "format: high: must be a number up to 1e+09 in size, not inf"),
             ("format: {high: yes}", "format: high: must be a number up to 1e+09 in size, not True"),
             ("format: {low: 2}", "format: low 2.0 is above high 1.0"),
+            (
+                "format: {low: {start: 0, end: 5, horizon: 10, beyond: true}, high: 1}",
+                "format: low 4.5 is above high 1.0 at step 9",
+            ),
+            (
+                "correctness: {low: {start: -3, end: 5, horizon: 10}, high: 3}",
+                "correctness: low 4.2 is above high 3.0 at step 9",
+            ),
+            ("format: {high: {before: 1, after: -1, switch: 2.5}}", "format: low 0.0 is above high -1.0 at step 3"),
+            (
+                "correctness: {high: {start: 3, end: 2, horizon: 10, beyond: true}}",
+                "correctness: low -3.0 is above high -99999999997.0 at step 1000000000000",
+            ),
             ("correctness: {credit: coars}", "correctness: credit: 'coars' is unknown; choose from fine-grained"),
             ("correctness: {high: {start: 1, end: 2}}", "correctness: high: horizon is missing"),
             ("correctness: {high: {start: 1, end: 2, horizon: 0}}", "horizon must be above 0"),
@@ -352,6 +372,21 @@ def short(completions, **columns):
 def infinite(completions, **columns):
     return [float("inf")] * len(completions)
 
+def huge(completions, **columns):
+    return [1e308] * len(completions)
+
+def texts(completions, **columns):
+    return ["1"] * len(completions)
+
+def named(completions, **columns):
+    return {"a": 1.0}
+
+def nested(completions, **columns):
+    return [[1.0]] * len(completions)
+
+async def waiting(completions, **columns):
+    return [1.0] * len(completions)
+
 number = 3
 '''
 
@@ -382,8 +417,15 @@ class TestFunctions:
         ("name", "message"),
         [
             ("raising", "raises KeyError: 'x'"),
-            ("short", "must return a list of one finite number or None for each completion, not []"),
-            ("infinite", "must return a list of one finite number"),
+            ("short", "must return a list of one number up to 1e+09 in size, or None, for each completion, not []"),
+            (
+                "infinite",
+                "must return a list of one number up to 1e+09 in size, or None, for each completion, not [inf]",
+            ),
+            ("huge", "not [1e+308]"),
+            ("texts", "not ['1']"),
+            ("named", "not {'a': 1.0}"),
+            ("nested", "not [[1.0]]"),
         ],
     )
     def test_a_function_that_fails(self, plugin: Path, name: str, message: str) -> None:
@@ -398,6 +440,7 @@ class TestFunctions:
             ("{plugin}:number", "has no function 'number'"),
             ("{plugin}x.py:f", "cannot be imported (FileNotFoundError: no file"),
             ("no_such_module:f", "cannot be imported (ModuleNotFoundError"),
+            ("{plugin}:waiting", "is an async function; a reward must be one that returns its numbers (def)"),
         ],
     )
     def test_a_function_that_is_not_there(self, plugin: Path, reference: str, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -239,6 +240,40 @@ def test_files_of_another_format_are_refused_at_once(tmp_path: Path, content: by
         score(tmp_path / "rows.jsonl")
 
 
+def test_no_total_is_infinite(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", EXACT, NO_CALL)
+    heavy = toolrl("score", data, "--reward", "fine-grained=1e308", "--reward", "length=1e308", "--json")
+    assert (heavy.returncode, heavy.stdout) == (2, "")
+    assert heavy.stderr == (
+        "toolrl: --reward fine-grained=1e308: the weight must be a number up to 1e+09 in size, other than 0\n"
+    )
+    most = toolrl("score", data, "--reward", "fine-grained=1e9", "--group-by", "prompt", "--json")
+    assert (most.returncode, json.loads(most.stdout)["mean"]["total"]) == (0, 5e8)  # (4 - 3) / 2 * 1e9
+    (tmp_path / "mine.py").write_text("def big(completions, **columns):\n    return [1e308] * len(completions)\n")
+    big = toolrl("score", data, "--reward", f"{tmp_path / 'mine.py'}:big", "--fail-under", "0")
+    assert (big.returncode, "must return a list of one number up to 1e+09 in size" in big.stderr) == (1, True)
+
+
+def test_no_gate_passes_on_nan(tmp_path: Path) -> None:
+    summary = score(write(tmp_path / "rows.jsonl", EXACT))[0] | {"mean": {"total": math.nan}}
+    with pytest.raises(GateFailed, match="mean total nan is under -9"):
+        check(summary, ScoreConfig(data=tmp_path / "rows.jsonl", fail_under={"total": -9.0}))
+
+
+def test_robust_and_a_block_that_cannot_be_read(tmp_path: Path) -> None:
+    text = "<think> t </think>\n<response> hi </response>\nJUNK\n<tool_call>\nnot json\n</tool_call>"
+    target = {"thought": "t", "response": "x", "tool_calls": []}
+    data, out = write(tmp_path / "rows.jsonl", {"completion": text, "target": target}), tmp_path / "out.jsonl"
+    assert toolrl("score", data, "-o", out, "--reward", "robust").returncode == 0
+    assert read(out)[0]["score"] == {
+        "total": -3.0,
+        "format": 0.0,
+        "correctness": -3.0,
+        "outcome": "malformed",
+        "reasons": ["format: text after </response>", "calls: call is not JSON: 'not json\\n</tool_call>'"],
+    }
+
+
 def test_how_gates_are_written() -> None:
     assert read_gates(["2.5", "format=-1", "exact_rate=0.5"]) == {"total": 2.5, "format": -1.0, "exact_rate": 0.5}
     for text in ("high", "format=", "nan", "total=inf", "", "=3"):
@@ -470,6 +505,71 @@ def test_a_function_of_the_user_scores_in_workers_too(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def words(completions, **columns):\n    raise ValueError('bad day')\n")
     failed = toolrl("score", data, "--reward", f"{tmp_path / 'mine.py'}:words", "--workers", "2")
     assert (failed.returncode, failed.stderr.endswith("raises ValueError: bad day\n")) == (1, True)
+
+
+LIBRARIES = """
+from fractions import Fraction
+
+class Array:
+    def __init__(self, values):
+        self.values = values
+
+    def tolist(self):
+        return self.values
+
+    def __iter__(self):
+        return iter(Fraction(value) for value in self.values)
+
+def boolean(completions, **columns):
+    return [True for _ in completions]
+
+def scalars(completions, **columns):
+    return [Fraction(1, 2) for _ in completions]
+
+def array(completions, **columns):
+    return Array([0.5 for _ in completions])
+
+def columns(completions, colour, prompts, id, **columns):
+    print(colour, prompts, id, sorted(columns))
+    return [float(c == "red") for c in colour]
+
+async def waiting(completions, **columns):
+    return [1.0 for _ in completions]
+"""
+
+
+@pytest.mark.parametrize(("name", "number"), [("boolean", "1.0"), ("scalars", "0.5"), ("array", "0.5")])
+def test_what_a_function_returns_is_written_as_floats(tmp_path: Path, name: str, number: str) -> None:
+    (tmp_path / "mine.py").write_text(LIBRARIES)
+    done = toolrl("score", "-", "-o", "-", "--reward", f"{tmp_path}/mine.py:{name}", stdin=json.dumps(EXACT) + "\n")
+    assert (done.returncode, f'"score": {{"total":{number},"{name}":{number},' in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("make", ["numpy.ones({}, numpy.float32)", "list(numpy.ones({}))", "numpy.ones({}) > 0"])
+def test_numpy_numbers(tmp_path: Path, make: str) -> None:
+    pytest.importorskip("numpy")
+    code = f"import numpy\ndef ones(completions, **columns):\n    return {make.format('len(completions)')}\n"
+    (tmp_path / "mine.py").write_text(code)
+    reward = find_reward(f"{tmp_path / 'mine.py'}:ones")
+    assert score(write(tmp_path / "rows.jsonl", EXACT, CUT), reward=reward.name)[0]["mean"] == {"total": 1, "ones": 1}
+
+
+def test_a_function_gets_the_columns_of_the_rows(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LIBRARIES)
+    data = write(tmp_path / "rows.jsonl", {**EXACT, "colour": "red", "prompt": "p"}, {**NO_CALL, "colour": None}, CUT)
+    done = toolrl("score", data, "--reward", f"{tmp_path / 'mine.py'}:columns", "--json")
+    given = ["completion_ids", "ground_truth", "log_extra", "log_metric", "step", "target", "tools"]
+    given += ["trainer_state", "truncated"]
+    assert done.stderr == f"['red', None, None] ['p', [], []] ['1', '2', '3'] {given}\n"
+    assert json.loads(done.stdout)["mean"]["total"] == 0.3333
+
+
+@pytest.mark.parametrize("command", [("score", "rows.jsonl", "--reward"), ("audit",)])
+def test_an_async_function_is_refused(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "mine.py").write_text(LIBRARIES)
+    done = toolrl(*command, f"{tmp_path / 'mine.py'}:waiting")
+    why = "is an async function; a reward must be one that returns its numbers (def)"
+    assert (done.returncode, done.stderr) == (1, f"toolrl: {tmp_path / 'mine.py'}:waiting: {why}\n")
 
 
 @pytest.mark.slow

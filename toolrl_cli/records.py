@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -152,7 +153,8 @@ class Rollout(NamedTuple):
 
     `truncated` says that the text ran into the token limit, `step` is the training step that
     schedules read, `tools` are the example's, for rewards that compare values by their schemas.
-    `text_format` is the name of the format that the text is in.
+    `text_format` is the name of the format that the text is in, `fields` are all of the row, which
+    rewards that a user wrote may read.
     """
 
     text: str
@@ -161,6 +163,7 @@ class Rollout(NamedTuple):
     step: int = 0
     tools: tuple[Json, ...] = ()
     text_format: str = "toolrl"
+    fields: Mapping[str, Any] = MappingProxyType({})
 
 
 class Score(Struct, frozen=True, gc=False):

@@ -21,6 +21,7 @@ from toolrl_cli.formats import stock_format
 from toolrl_cli.jsonl import dump_json
 from toolrl_cli.records import Rollout, Score, Target
 from toolrl_cli.rewards.engine import SpecReward
+from toolrl_cli.rewards.spec import LARGEST
 
 Function = Callable[..., Sequence[float | None]]
 
@@ -30,8 +31,9 @@ class FunctionReward:
     """A reward function of TRL's signature, called with one batch at a time.
 
     It gets `completions` (one assistant message each) and the columns `target` (JSON text),
-    `ground_truth` (the gold as text in the format of the completions) and `tools` (JSON text), beside `prompts`,
-    `trainer_state`, `log_metric` and `log_extra` as TRL gives them. Outcome and reasons are those of `judge`.
+    `ground_truth` (the gold as text in the format of the completions), `tools` (JSON text) and those of the rows,
+    beside `prompts`, `completion_ids`, `trainer_state`, `log_metric` and `log_extra` as TRL names them.
+    Outcome and reasons are those of `judge`.
     """
 
     name: str
@@ -65,7 +67,8 @@ class FunctionReward:
         """Score a batch; None, where the reward does not apply, adds nothing to the total.
 
         Raises:
-            DataError: the function raises, or returns something else than one number or None a completion.
+            DataError: the function raises, or returns something else than one number up to `LARGEST` in size, or None,
+                a completion.
         """
         (part,) = self.weights
         values = self.call(rollouts)
@@ -86,28 +89,43 @@ class FunctionReward:
                 returned = self.function(**trl_arguments(rollouts))
         except (Exception, SystemExit) as error:
             raise DataError(f"reward {self.name} raises {type(error).__name__}: {first_line(error)}") from error
-        values = list(returned) if isinstance(returned, (list, tuple)) else []
-        if len(values) != len(rollouts) or not all(is_reward(value) for value in values):
+        values = read_rewards(returned)
+        if values is None or len(values) != len(rollouts):
             raise DataError(
-                f"reward {self.name}: must return a list of one finite number or None for each completion, "
-                f"not {repr(returned)[:60]}"
+                f"reward {self.name}: must return a list of one number up to {LARGEST:g} in size, or None, "
+                f"for each completion, not {' '.join(repr(returned).split())[:60]}"
             )
         return values
 
 
-def is_reward(value: object) -> bool:
-    """Whether a value is a finite number or None."""
-    with suppress(OverflowError):
-        return value is None or (isinstance(value, (int, float)) and math.isfinite(value))
-    return False
+def read_rewards(returned: Any) -> list[float | None] | None:
+    """The numbers of a list, or of an array or a tensor of any library; None when something in it is no reward."""
+    if not isinstance(returned, (list, tuple)) and not hasattr(returned, "tolist"):
+        return None
+    with suppress(TypeError, ValueError, RuntimeError, OverflowError):
+        return [None if value is None else read_reward(value) for value in returned]
+    return None
+
+
+def read_reward(value: Any) -> float:
+    """A number of any library as a float; raise `ValueError`, or what the library raises, for anything else."""
+    number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    if not abs(number) <= LARGEST:
+        raise ValueError
+    return number
 
 
 def trl_arguments(rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    """The keyword arguments that TRL's GRPOTrainer would call a reward function with."""
+    """The keyword arguments that TRL's GRPOTrainer would call a reward function with.
+
+    A column that a row has not is None there.
+    """
+    columns = {name for rollout in rollouts for name in rollout.fields} - {"prompt", "completion"}
     return {
-        "prompts": [[] for _ in rollouts],
+        **{name: [rollout.fields.get(name) for rollout in rollouts] for name in sorted(columns)},
+        "prompts": [rollout.fields.get("prompt") or [] for rollout in rollouts],
         "completions": [[{"role": "assistant", "content": rollout.text}] for rollout in rollouts],
-        "completion_ids": [[] for _ in rollouts],
+        "completion_ids": [rollout.fields.get("completion_ids") or [] for rollout in rollouts],
         "target": [dump_json(rollout.target.to_json()) for rollout in rollouts],
         "ground_truth": [stock_format(rollout.text_format).render_target(rollout.target) for rollout in rollouts],
         "tools": [dump_json(list(rollout.tools)) for rollout in rollouts],
@@ -121,7 +139,7 @@ def load_function(reference: str) -> Function:
     """The function that `module:function` or `file.py:function` names.
 
     Raises:
-        ConfigError: there is no such module or function, or importing it fails.
+        ConfigError: there is no such module or function, importing it fails, or the function is async.
     """
     place, _, name = reference.rpartition(":")
     load = partial(load_file, Path(place)) if place.endswith(".py") else partial(load_module, place)
@@ -129,6 +147,8 @@ def load_function(reference: str) -> Function:
     function = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(f"{reference}: {place} has no function {name!r}")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(f"{reference}: is an async function; a reward must be one that returns its numbers (def)")
     return function  # type: ignore[no-any-return]
 
 

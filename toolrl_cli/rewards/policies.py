@@ -76,7 +76,8 @@ class Policy:
 def honest_rollout(example: Example, text_format: TextFormat) -> Rollout:
     """The gold, written as the format wants it."""
     text = text_format.render_target(example.target)
-    return Rollout(text, example.target, tools=example.tools, text_format=text_format.name)
+    fields = {"prompt": list(example.messages)}
+    return Rollout(text, example.target, tools=example.tools, text_format=text_format.name, fields=fields)
 
 
 def trial(example: Example, text_format: TextFormat, text: str) -> Trial | None:

@@ -14,7 +14,7 @@ from toolrl_cli.rewards.parts import CLOSE_THINK, OPEN_THINK, follows_layout, la
 
 OPEN_RESPONSE, CLOSE_RESPONSE = "<response>", "</response>"
 BEFORE_CALLS, AFTER_CALLS = f"{CLOSE_THINK}\n{OPEN_CALLS}\n", f"\n{CLOSE_CALLS}"
-CALL_SHAPE, RESPONSE_SHAPE = "\ncalls", "\nresponse"
+CALL_SHAPE, RESPONSE_SHAPE, UNREADABLE = "\ncalls", "\nresponse", "unreadable"
 STARTS_BLOCK = re.compile(rf"\s*(?:{OPEN_CALLS}|{OPEN_RESPONSE}|\Z)")
 BLOCK_TAG = re.compile(f"{OPEN_CALLS}|{OPEN_RESPONSE}")
 
@@ -70,6 +70,7 @@ def read_leniently(text: str, target: Target) -> Reading:
             calls += block.calls
             response = block.response or response
     except FormatError as reason:
+        shape.append(UNREADABLE)
         error = str(reason)
     return closed and shape == expected_shape(target), calls, error, response.strip()
 

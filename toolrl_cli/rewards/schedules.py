@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 WRITTEN_FOR = 105
 """Training steps of the runs that the released schedules were made for."""
+LAST_STEP = 10**12
+"""The largest step that a row, or `--step`, may say."""
 
 
 @dataclass(frozen=True, slots=True)

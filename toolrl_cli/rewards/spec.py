@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib.resources import files
+from math import floor
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from toolrl_cli.errors import ConfigError, UsageError, nearest
 from toolrl_cli.jsonl import read_yaml
 from toolrl_cli.records import Json
-from toolrl_cli.rewards.schedules import WRITTEN_FOR, Ramp, Scheduled, Switch, stretch, value_at
+from toolrl_cli.rewards.schedules import LAST_STEP, WRITTEN_FOR, Ramp, Scheduled, Switch, stretch, value_at
 
 R = TypeVar("R")
 PRESETS = (
@@ -138,10 +139,21 @@ def build_spec(name: str, raw: Json) -> RewardSpec:
     for part_name, part in spec.parts.items():
         if isinstance(part, LengthPart) and value_at(part.words, 0) < 1:
             raise ConfigError(f"{name}: {part_name}: words must be 1 or more")
-        low, high = part.bounds(0)
-        if low > high:
-            raise ConfigError(f"{name}: {part_name}: low {low} is above high {high}")
+        for step in bends(part):
+            low, high = part.bounds(step)
+            if low > high:
+                when = f" at step {step}" if step else ""
+                raise ConfigError(f"{name}: {part_name}: low {low} is above high {high}{when}")
     return spec
+
+
+def bends(part: Part) -> list[int]:
+    """The steps between which the bounds of a part run straight: if they cross nowhere here, they cross at no step."""
+    schedules = [bound for bound in (part.low, part.high) if not isinstance(bound, float)]
+    turns = [floor(bound.switch if isinstance(bound, Switch) else bound.horizon) for bound in schedules]
+    return sorted(
+        {0, LAST_STEP, *(step for turn in turns for step in (turn - 1, turn, turn + 1) if 0 < step < LAST_STEP)}
+    )
 
 
 def stretch_to(steps: float, spec: RewardSpec) -> RewardSpec:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from toolrl_cli.errors import UsageError
 from toolrl_cli.records import Rollout, Score, Target
+from toolrl_cli.rewards.spec import LARGEST
 
 if TYPE_CHECKING:
     from toolrl_cli.rewards import Reward
@@ -105,7 +106,7 @@ def read_term(text: str) -> tuple[str, float]:
     """A reward and its weight from `NAME` or `NAME=WEIGHT`.
 
     Raises:
-        UsageError: the weight is 0, or no finite number.
+        UsageError: the weight is 0, or no number up to `LARGEST` in size.
     """
     name, equals, number = text.strip().rpartition("=")
     if not equals:
@@ -114,6 +115,6 @@ def read_term(text: str) -> tuple[str, float]:
         weight = float(number)
     except ValueError:
         return text.strip(), 1.0  # a path may hold a =
-    if not 0 < abs(weight) < float("inf"):
-        raise UsageError(f"--reward {text}: the weight must be a finite number other than 0")
+    if not 0 < abs(weight) <= LARGEST:
+        raise UsageError(f"--reward {text}: the weight must be a number up to {LARGEST:g} in size, other than 0")
     return name, weight

@@ -16,11 +16,11 @@ from toolrl_cli.formats import FORMATS, stock_format
 from toolrl_cli.jsonl import dump_json, explain_json_error, load_json
 from toolrl_cli.records import Json, Rollout, Score, Target, expect, expect_each
 from toolrl_cli.rewards import Reward
+from toolrl_cli.rewards.schedules import LAST_STEP
 from toolrl_cli.scoring.explain import explain_row
 from toolrl_cli.scoring.tally import Tally
 
 LAST_FIELD = re.compile(rb'(.*),\s*"score"\s*:\s*\Z', re.DOTALL)
-MAX_STEP = 10**12
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def read_rollout(row: Json, wanted: Wanted) -> Rollout:
     truncated = expect(row.get("truncated") or False, bool, "truncated")
     tools = tuple(expect_each(row["tools"], dict, "tools")) if row.get("tools") else ()
     text_format = read_format(row, wanted.text_format)
-    return Rollout(text, read_target(row, text_format), truncated, read_step(row, wanted.step), tools, text_format)
+    target, step = read_target(row, text_format), read_step(row, wanted.step)
+    return Rollout(text, target, truncated, step, tools, text_format, row)
 
 
 def read_format(row: Json, wanted: str | None) -> str:
@@ -162,7 +163,7 @@ def read_step(row: Json, default: int) -> int:
     step = row.get("step")
     if step is None:
         return default
-    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= MAX_STEP:
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= LAST_STEP:
         raise DataError(f"step must be a whole number from 0 to 10^12, not {repr(step)[:40]}")
     return step
 

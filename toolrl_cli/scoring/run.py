@@ -191,7 +191,7 @@ def missed_limits(summary: Json, limits: Mapping[str, float]) -> Iterator[str]:
         found = summary["exact_rate"] if name == "exact_rate" else summary["mean"].get(name)
         if found is None:
             yield f"no row has a {name} to compare with {limit:g}"
-        elif found < limit:
+        elif not found >= limit:  # so that NaN never passes
             yield f"mean {name} {found:.4f} is under {limit:g}"
 
 
