@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import UserDict, UserList
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -79,12 +80,14 @@ class TestOtherFormats:
             f"text = {text!r}\n"
             "print(openrlhf.reward_func(['Q' + text + '<|eot_id|>'], ['Q'], [text])['rewards'])\n"
             "print(verifiers.rubric_reward(text, text))\n"
+            "call = {'function': {'name': 'f', 'arguments': '{\"a\": 1}'}}\n"
+            "print(verifiers.rubric_reward([{'role': 'assistant', 'tool_calls': [call]}], text))\n"
             "trace = types.SimpleNamespace(last_reply=text)\n"
             "print(asyncio.run(verifiers.reward(types.SimpleNamespace(answer=text), trace)))\n"
         )
         environment = os.environ | {"TOOLRL_FORMAT": name}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-        assert done.stdout.splitlines() == ["[4.0]", "4.0", "{'format': 1.0, 'correctness': 3.0}"], done.stderr
+        assert done.stdout.splitlines() == ["[4.0]", "4.0", "4.0", "{'format': 1.0, 'correctness': 3.0}"], done.stderr
 
     def test_an_unknown_one_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="unknown format 'alpaca'"):
@@ -126,14 +129,42 @@ class TestTrl:
         assert self.call("robust", [AS_TEXT], **columns)["correctness"] == [3.0]
         assert self.call("fine-grained", [AS_TEXT], **columns)["correctness"] == [1.0]
 
-    def test_a_batch_is_scored_once(self) -> None:
-        first, second = trl.reward_functions()
-        texts = [TEXT]
-        first(completions=texts, ground_truth=[TEXT])
-        # the second call could not read this gold, and need not
-        assert second(completions=texts, ground_truth=[None]) == [3.0]
-        with pytest.raises(DataError):
-            second(completions=[TEXT], ground_truth=[None])
+    def test_a_batch_is_scored_once(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text(
+            "def f(completions, prompts, colour, **columns):\n"
+            "    print(prompts, colour, file=open(__file__ + '.log', 'a'))\n"
+            "    return [0.0] * len(completions)\n"
+        )
+        columns = {"ground_truth": [TEXT, TEXT], "prompts": ["p", "q"], "colour": ["red", "blue"]}
+        assert self.call(f"fine-grained,{tmp_path / 'mine.py'}:f=2", [TEXT, ""], **columns) == {
+            "format": [1.0, 0.0],
+            "correctness": [3.0, -3.0],
+            "f": [0.0, 0.0],
+        }
+        assert (tmp_path / "mine.py.log").read_text() == "['p', 'q'] ['red', 'blue']\n"
+
+    def test_the_same_list_is_scored_anew_when_something_else_is(self) -> None:
+        form, calls = trl.reward_functions("two-stage")
+        texts, states = [TEXT], [SimpleNamespace(global_step=step) for step in (29, 30)]
+        assert form(completions=texts, ground_truth=[TEXT], trainer_state=states[0]) == [1.0]
+        assert calls(completions=texts, ground_truth=[TEXT], trainer_state=states[0]) == [1.0]
+        assert calls(completions=texts, ground_truth=[TEXT], trainer_state=states[1]) == [3.0]
+        assert calls(completions=texts, ground_truth=[AS_TEXT], trainer_state=states[1]) == [1.0]
+        texts[0] = ""
+        assert calls(completions=texts, ground_truth=[AS_TEXT], trainer_state=states[1]) == [-3.0]
+
+    def test_the_parts_add_up_to_what_score_says(self, tmp_path: Path) -> None:
+        (tmp_path / "w.yaml").write_text("format: {weight: 0.5}\ncorrectness: {weight: 2}\nlength: {weight: 3}\n")
+        reward = f"{tmp_path / 'w.yaml'}=0.1,coarse=-2"
+        rows = [{"completion": text, "ground_truth": gold} for text in (TEXT, AS_TEXT, REPLY) for gold in (TEXT, REPLY)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        command = [sys.executable, "-m", "toolrl_cli", "score", str(tmp_path / "rows.jsonl"), "-o", "-"]
+        scored = subprocess.run([*command, "--reward", reward], capture_output=True, text=True).stdout
+        totals = [json.loads(line)["score"]["total"] for line in scored.splitlines()]
+        parts = self.call(reward, [r["completion"] for r in rows], ground_truth=[r["ground_truth"] for r in rows])
+        sums = [sum(value or 0.0 for value in values) for values in zip(*parts.values(), strict=True)]
+        assert sums == pytest.approx(totals)
+        assert len(set(totals)) == 5
 
 
 class TestVerl:
@@ -151,6 +182,12 @@ class TestVerl:
         assert verl.compute_score("rlla", TEXT, TEXT, extra, reward="two-stage")["score"] == 3.5
         assert verl.compute_score("rlla", AS_TEXT, TEXT, extra, reward="robust")["score"] == 4.0
         assert verl.compute_score("rlla", AS_TEXT, TEXT, {"global_steps": None}, reward="robust")["score"] == 2.0
+        with pytest.raises(DataError, match=r"the tools are no JSON: '\[\{'"):
+            verl.compute_score("rlla", TEXT, TEXT, {"tools": "[{"}, reward="robust")
+
+    def test_settings_of_any_kind_of_mapping(self) -> None:
+        settings = UserDict({"correctness": UserDict({"low": -1, "high": UserList([1])[0]})})
+        assert verl.compute_score("rlla", "", TEXT, settings=settings)["score"] == -1.0
 
 
 @pytest.mark.parametrize(
@@ -173,6 +210,10 @@ def test_verifiers() -> None:
     task, trace = SimpleNamespace(answer=TEXT), SimpleNamespace(last_reply=TEXT)
     assert asyncio.run(verifiers.reward(task=task, trace=trace)) == {"format": 1.0, "correctness": 3.0}
     assert verifiers.rubric_reward(completion=[{"role": "assistant", "content": TEXT}], answer=TEXT) == 4.0
+    for arguments, total in (('{"a": 1}', 4.0), ({"a": 1}, 4.0), ("{", -2.0), ("[1]", -2.0)):
+        function = {"name": "f", "arguments": arguments}
+        reply = {"role": "assistant", "reasoning_content": "t", "content": None, "tool_calls": [{"function": function}]}
+        assert verifiers.rubric_reward(completion=[reply], answer=TEXT) == total
 
 
 class Stubs:

@@ -39,7 +39,13 @@ def is_call(gold: str) -> bool:
 
 
 def read_tools(tools: Any) -> tuple[Json, ...]:
-    """Tool records from a list of them or its JSON text, none from nothing."""
-    if isinstance(tools, str):
-        tools = load_json(tools)
-    return tuple(tools) if isinstance(tools, Iterable) else ()
+    """Tool records from a list of them or its JSON text, none from nothing.
+
+    Raises:
+        DataError: the text is no JSON.
+    """
+    try:
+        found = load_json(tools) if isinstance(tools, str) else tools
+    except ValueError as error:
+        raise DataError(f"the tools are no JSON: {tools[:80]!r}") from error
+    return tuple(found) if isinstance(found, Iterable) else ()

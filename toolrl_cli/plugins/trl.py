@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
+from functools import wraps
 from typing import Any
 
 from toolrl_cli.errors import FormatError
 from toolrl_cli.formats import stock_format
 from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.jsonl import load_json
 from toolrl_cli.plugins.gold import read_gold, read_tools
 from toolrl_cli.records import Json, Outcome, Rollout, Score, Target, ToolCall
 from toolrl_cli.rewards import Reward, find_reward
@@ -33,11 +35,24 @@ def reward_functions(
     `ground_truth` (the gold completion as text), and for rewards that read schemas `tools`.
     Schedules follow the trainer's step. Completions and such a text are in `text_format`.
 
+    Returns: a function for each part, which gives the part times its weight, so that TRL's sum is the total.
+
     Raises:
         ConfigError: as `find_reward` and `stock_format`.
     """
     found = find_reward(reward, matching=matching, settings=settings)
-    return BatchScorer(found, text_format=stock_format(text_format).name).functions()
+    functions = BatchScorer(found, text_format=stock_format(text_format).name).functions()
+    return [weigh(function, weight) for function, weight in zip(functions, found.weights.values(), strict=True)]
+
+
+def weigh(function: RewardFunction, weight: float) -> RewardFunction:
+    """The function with every value times a weight."""
+
+    @wraps(function)
+    def weighted(*args: Any, **columns: Any) -> list[float | None]:
+        return [None if value is None else weight * value for value in function(*args, **columns)]
+
+    return weighted
 
 
 class BatchScorer:
@@ -61,7 +76,7 @@ class BatchScorer:
         self._stop_ids = None if stop_ids is None else frozenset(stop_ids)
         self._record = record
         self._text_format = text_format
-        self._batch: Sequence[Any] = ()
+        self._batch: tuple[Sequence[Any], list[Json], int] = ((), [], 0)
         self._rollouts: list[Rollout] = []
         self._scores: list[Score] = []
 
@@ -74,8 +89,12 @@ class BatchScorer:
 
     def _function(self, part: str) -> RewardFunction:
         def function(completions: Sequence[Any], **columns: Any) -> list[float | None]:
-            if completions is not self._batch:
-                self._score(completions, **columns)
+            step = getattr(columns.get("trainer_state"), "global_step", 0) or 0
+            batch = completions, split_columns(completions, columns), step
+            if completions is not self._batch[0] or batch != self._batch:
+                self._score(*batch)
+                self._batch = batch
+                self._tell(completions, columns)
             return [
                 score.parts[part] if self._reward.applies(part, rollout.target) else None
                 for rollout, score in zip(self._rollouts, self._scores, strict=True)
@@ -84,10 +103,11 @@ class BatchScorer:
         function.__name__ = part
         return function
 
-    def _score(self, completions: Sequence[Any], **columns: Any) -> None:
-        self._rollouts = list(map(self._read, completions, *self._aligned(len(completions), columns)))
+    def _score(self, completions: Sequence[Any], rows: Sequence[Json], step: int) -> None:
+        self._rollouts = [self._read(completion, row, step) for completion, row in zip(completions, rows, strict=True)]
         self._scores = self._reward.score_batch(self._rollouts, explain=self._record is not None)
-        self._batch = completions
+
+    def _tell(self, completions: Sequence[Any], columns: Mapping[str, Any]) -> None:
         if log_metric := columns.get("log_metric"):
             for name, share in self._shares():
                 log_metric(name, share)
@@ -108,19 +128,24 @@ class BatchScorer:
             part, full = found
             yield "format_share", sum(score.parts[part] == full for score in self._scores) / count
 
-    def _aligned(self, count: int, columns: Mapping[str, Any]) -> tuple[Sequence[Any], ...]:
-        """Gold, tools, token ids and step for each completion."""
-        nothing = [None] * count
-        state = columns.get("trainer_state")
-        step = getattr(state, "global_step", 0) or 0
-        gold = columns["target"] if "target" in columns else columns["ground_truth"]
-        tools = columns.get("tools") if self._reward.reads_tools else None
-        return gold, tools or nothing, columns.get("completion_ids") or nothing, [step] * count
-
-    def _read(self, completion: Any, gold: Any, tools: Any, ids: Sequence[int] | None, step: int) -> Rollout:
+    def _read(self, completion: Any, row: Json, step: int) -> Rollout:
+        ids = row.get("completion_ids")
         cut = self._stop_ids is not None and bool(ids) and ids[-1] not in self._stop_ids  # type: ignore[index]
-        target = read_gold(gold, self._text_format)
-        return Rollout(text_of(completion, self._text_format), target, cut, step, read_tools(tools), self._text_format)
+        target = read_gold(row["target"] if "target" in row else row["ground_truth"], self._text_format)
+        tools = read_tools(row.get("tools")) if self._reward.reads_tools else ()
+        text = text_of(completion, self._text_format)
+        return Rollout(text, target, cut, step, tools, self._text_format, row)
+
+
+def split_columns(completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Json]:
+    """The row of each completion: itself, its prompt, and its value in every column that has one for each."""
+    aligned = {
+        "prompt" if name == "prompts" else name: values
+        for name, values in columns.items()
+        if isinstance(values, Sized) and not isinstance(values, (str, Mapping)) and len(values) == len(completions)
+    }
+    names = ("completion", *aligned)
+    return [dict(zip(names, row, strict=True)) for row in zip(completions, *aligned.values(), strict=True)]
 
 
 def text_of(completion: str | Sequence[Json], text_format: str = "toolrl") -> str:
@@ -138,6 +163,13 @@ def text_of(completion: str | Sequence[Json], text_format: str = "toolrl") -> st
     return write_trajectory(said, spoken, stock_format(text_format))
 
 
+def read_arguments(arguments: Any) -> Any:
+    """The arguments of a call from a record or its JSON text; what is neither stays, and is no object to a reward."""
+    with suppress(ValueError):
+        return load_json(arguments) if isinstance(arguments, str) and arguments else arguments or {}
+    return arguments
+
+
 def write_trajectory(said: Sequence[Json], spoken: str, text_format: TextFormat) -> str:
     """All assistant messages as one step in a text format.
 
@@ -146,7 +178,7 @@ def write_trajectory(said: Sequence[Json], spoken: str, text_format: TextFormat)
     """
     thought = next((message["reasoning_content"] for message in said if message.get("reasoning_content")), None)
     functions = [call["function"] for message in said for call in message.get("tool_calls") or ()]
-    calls = tuple(ToolCall(function["name"], function.get("arguments") or {}) for function in functions)
+    calls = tuple(ToolCall(function["name"], read_arguments(function.get("arguments"))) for function in functions)
     with suppress(FormatError):
         if text_format.parse_tool_calls(spoken):
             return spoken

@@ -26,7 +26,7 @@ async def reward(task: Any, trace: Any) -> dict[str, float]:
 
 def rubric_reward(completion: Any, answer: Any) -> float:
     """The total for a completion, text or messages, against the gold; for `Rubric(funcs=[rubric_reward])`."""
-    return score_reply(text_of(completion), answer).total
+    return score_reply(text_of(completion, FORMAT), answer).total
 
 
 def score_reply(text: str, answer: Any) -> Score:

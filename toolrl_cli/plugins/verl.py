@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,13 @@ from toolrl_cli.rewards import Reward, find_reward
 def find_reward_once(name: str, matching: str | None, settings: str) -> Reward:
     """The reward, made once; its settings are JSON text."""
     return find_reward(name, matching=matching, settings=load_json(settings))
+
+
+def plain(value: Any) -> Any:
+    """A value with the mappings of any library, such as OmegaConf's, as dictionaries, and its lists as lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def compute_score(
@@ -45,9 +52,9 @@ def compute_score(
     Returns: `score`, each part of the reward, and `exact` (1 for a step done right).
 
     Raises:
-        DataError: the ground truth cannot be read.
+        DataError: the ground truth or the tools cannot be read.
     """
-    chosen = find_reward_once(reward, matching, dump_json(settings or {}))
+    chosen = find_reward_once(reward, matching, dump_json(plain(settings or {})))
     extra = extra_info or {}
     tools = read_tools(extra.get("tools")) if chosen.reads_tools else ()
     target, step = read_gold(ground_truth, text_format), int(extra.get("global_steps") or 0)
