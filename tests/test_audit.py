@@ -218,6 +218,22 @@ def test_the_command(tmp_path: Path) -> None:
     assert (none.returncode, none.stderr) == (1, f"toolrl: {tmp_path / 'no.jsonl'}: no such file\n")
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (json.dumps(REPLY.to_json() | {"tools": [{"name": "f"}]}), "tools[0].function must be an object, not null"),
+        (json.dumps(REPLY.to_json() | {"messages": [{"content": "q"}]}), "messages[0].role must be a string, not null"),
+        ('"\ud8ff"', "not UTF-8 text"),
+    ],
+)
+def test_a_line_that_is_no_example(tmp_path: Path, line: str, why: str) -> None:
+    data = tmp_path / "ex.jsonl"
+    data.write_text(f"{json.dumps(EXAMPLE.to_json())}\n{line}\n", "utf-8", "surrogatepass")
+    command = [sys.executable, "-m", "toolrl_cli", "audit", "robust", "--data", str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"toolrl: {data}:2: {why}\n")
+
+
 def test_no_examples(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(DataError, match=r"no examples; run toolrl prepare first"):

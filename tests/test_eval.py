@@ -255,8 +255,12 @@ def test_bad_predictions_are_refused_with_their_line(tmp_path: Path, lines: str,
         ([], "no examples"),
         ([example("a"), example("a")], ":2: id 'a' occurs twice"),
         ([{"id": "a"}], ':1: no "tools" field; run toolrl prepare first'),
-        ([example("a") | {"tools": [{"name": "f"}]}], "a: its tools or messages cannot be rendered"),
-        ([example("a") | {"messages": [{"content": "hi"}]}], "a: its tools or messages cannot be rendered"),
+        ([example("a") | {"tools": [{"name": "f"}]}], r":1: tools\[0\]\.function must be an object, not null"),
+        ([example("a") | {"messages": [{"content": "hi"}]}], r":1: messages\[0\]\.role must be a string, not null"),
+        (
+            [example("a") | {"messages": [{"role": "assistant", "tool_calls": [{}]}]}],
+            "a: its tools or messages cannot be rendered",
+        ),
     ],
 )
 def test_bad_examples_are_refused_and_leave_no_output(tmp_path: Path, rows: list[Json], message: str) -> None:

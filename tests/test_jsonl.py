@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
@@ -88,7 +89,23 @@ class TestReadLines:
         (tmp_path / "a").write_bytes(b"1\n" * good_lines + b'"\xff"\n')
         with pytest.raises(DataError) as error:
             list(read_lines(tmp_path / "a"))
-        assert str(error.value) == f"{tmp_path / 'a'}: not UTF-8 text"
+        assert str(error.value) == f"{tmp_path / 'a'}:{good_lines + 1}: not UTF-8 text"
+
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            (gzip.compress(b"1\n"), "is compressed (gzip); uncompress it first, with zcat"),
+            (b"\x28\xb5\x2f\xfd\x04", "is compressed (Zstandard); uncompress it first, with zstdcat"),
+            (b"PAR1\x15", "is a Parquet file; it must be text, one JSON value a line"),
+        ],
+        ids=("gzip", "zstd", "parquet"),
+    )
+    def test_what_is_no_text(self, tmp_path: Path, content: bytes, why: str) -> None:
+        (tmp_path / "a").write_bytes(content)
+        for known in (None, content):
+            with pytest.raises(DataError) as error:
+                list(read_lines(tmp_path / "a", known))
+            assert str(error.value) == f"{tmp_path / 'a'}: {why}"
 
     def test_what_is_no_file(self, tmp_path: Path) -> None:
         for path, why in ((tmp_path / "none", "no such file"), (tmp_path, "is a directory")):
@@ -252,7 +269,7 @@ class TestStandardStreams:
     def test_broken_bytes_on_standard_input(self) -> None:
         code = "from pathlib import Path; from toolrl_cli.jsonl import *; list(read_lines(Path('-')))"
         done = python(code, b'"\xff"\n', PYTHONIOENCODING=":surrogateescape")
-        assert done.stderr.decode().splitlines()[-1] == "toolrl_cli.errors.DataError: -: not UTF-8 text"
+        assert done.stderr.decode().splitlines()[-1] == "toolrl_cli.errors.DataError: -:1: not UTF-8 text"
 
 
 class TestRecordLog:

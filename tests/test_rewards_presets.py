@@ -322,6 +322,7 @@ class TestSpecs:
             ("{}", "no part; give format, correctness or length"),
             ("format: 1", "format: must be a mapping, not 1"),
             ("format: {high: .inf}", "format: high: must be a number up to 1e+09 in size, not inf"),
+            ("format: {high: 1e3}", "not '1e3'; YAML reads 1e3 as text, and 1.0e+3 as a number"),
             ("format: {high: yes}", "format: high: must be a number up to 1e+09 in size, not True"),
             ("format: {low: 2}", "format: low 2.0 is above high 1.0"),
             (
@@ -449,5 +450,5 @@ class TestFunctions:
         assert message in str(error.value)
 
     def test_settings_are_for_specs(self, plugin: Path) -> None:
-        with pytest.raises(ConfigError, match="change presets and YAML files only"):
+        with pytest.raises(ConfigError, match="values are set for presets and YAML files only"):
             find_reward(f"{plugin}:exactness", matching="greedy")

@@ -168,18 +168,29 @@ def test_a_bad_row_is_left_out_and_told(tmp_path: Path, row: object, why: str) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
 
 
-@pytest.mark.parametrize("content", ["", "\n \n", "{\n"])
-def test_no_row_to_score(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "no rows to score; each line must hold a completion and its target"),
+        ("\n \n", "no rows to score; each line must hold a completion and its target"),
+        ("{\n\n1\n", "none of the 2 rows could be scored, as told above"),
+    ],
+)
+def test_no_row_to_score(tmp_path: Path, content: str, why: str) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text(content, "utf-8")
-    with pytest.raises(DataError, match="no rows to score"):
+    with pytest.raises(DataError, match=why):
         score(data, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes(b'{"completion": "\xe9"}\n')
-    for name, why in (("none.jsonl", "no such file"), ("latin.jsonl", "no rows to score"), (".", "is a directory")):
+    for name, why in (
+        ("none.jsonl", "no such file"),
+        ("latin.jsonl", "none of the 1 rows could be scored"),
+        (".", "is a directory"),
+    ):
         with pytest.raises(DataError, match=why):
             score(tmp_path / name)
     data = tmp_path / "mixed.jsonl"
@@ -229,7 +240,9 @@ def test_half_of_a_surrogate_pair_in_a_call(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"\x1f\x8b\x08 ", "is compressed; give it as: zcat"),
+        (b"\x1f\x8b\x08 ", "is compressed .gzip.; uncompress it first, with zcat"),
+        (b"\x28\xb5\x2f\xfd ", "is compressed .Zstandard.; uncompress it first, with zstdcat"),
+        (b"PAR1", "is a Parquet file; it must be text"),
         ("{}".encode("utf-16"), "is UTF-16; it must be UTF-8"),
         (b"\n [\n{}]", "holds a JSON array; each line must hold one JSON object"),
     ],
@@ -238,6 +251,11 @@ def test_files_of_another_format_are_refused_at_once(tmp_path: Path, content: by
     (tmp_path / "rows.jsonl").write_bytes(content)
     with pytest.raises(DataError, match=why):
         score(tmp_path / "rows.jsonl")
+    command = [sys.executable, "-m", "toolrl_cli", "score", "-", "-o", str(tmp_path / "out.jsonl")]
+    done = subprocess.run(command, input=content * 1000, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr.count(b"\n"), done.stderr.startswith(b"toolrl: -: ")) == (1, 1, True)
+    assert re.search(why, done.stderr.decode())
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_no_total_is_infinite(tmp_path: Path) -> None:
@@ -431,6 +449,26 @@ def test_completions_of_other_steps_are_other_groups(tmp_path: Path) -> None:
     assert score(write(tmp_path / "rows.jsonl", *rows), group_by="prompt")[0]["groups"]["sizes"] == {"2": 2}
 
 
+def test_a_prompt_that_is_null_is_none(tmp_path: Path) -> None:
+    rows = [{**EXACT, "prompt": None, "messages": None, "id": id} for id in "aab"]
+    rows += [{**EXACT, "prompt": None, "messages": ["q"], "id": id} for id in "ab"]
+    data = write(tmp_path / "rows.jsonl", *rows, {**EXACT, "prompt": None, "id": None})
+    summary, messages = score(data, group_by="prompt")
+    assert summary["groups"]["sizes"] == {"1": 1, "2": 2}
+    assert messages == [f'{data}:6: no "prompt" field to group by, nor "messages" or "id"']
+
+
+def test_a_field_that_no_row_has(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", EXACT, CUT)
+    done = toolrl("score", data, "--group-by", "colour")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        f'{data}:1: no "colour" field to group by',
+        f'{data}:2: no "colour" field to group by',
+        f"toolrl: {data}: none of the 2 rows could be scored, as told above",
+    ]
+
+
 def test_explain_shows_a_diff(tmp_path: Path) -> None:
     gold = {"tool_calls": [{"name": "f", "arguments": {"a": 1, "b": "x"}}, {"name": "h", "arguments": {}}]}
     calls = '{"name": "f", "parameters": {"a": 1, "b": "y"}}\n{"name": "[red]g", "parameters": 3}'
@@ -487,6 +525,30 @@ def test_against_a_baseline(tmp_path: Path) -> None:
     write(tmp_path / "c.jsonl", {**EXACT, "id": "z"})
     apart = toolrl("score", tmp_path / "c.jsonl", "--baseline", tmp_path / "better.jsonl")
     assert (apart.returncode, "no id in common" in apart.stderr) == (1, True)
+
+
+def test_a_baseline_of_one_id(tmp_path: Path) -> None:
+    score(write(tmp_path / "a.jsonl", EXACT), tmp_path / "better.jsonl")
+    data = write(tmp_path / "b.jsonl", {**NO_CALL, "id": "1"})
+    done = toolrl("score", data, "--baseline", tmp_path / "better.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "total -7.0000 over 1 id, too few for an interval or a verdict (0 only there, 0 only here)" in done.stdout
+    found = json.loads(toolrl("score", data, "--baseline", tmp_path / "better.jsonl", "--json").stdout)["baseline"]
+    assert (found["pairs"], found["difference"], found["low"], found["high"]) == (1, -7.0, None, None)
+
+
+def test_a_baseline_of_another_reward(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", EXACT, NO_CALL)
+    score(data, tmp_path / "long.jsonl", reward="length")
+    done = toolrl("score", data, "--baseline", tmp_path / "long.jsonl", "--json")
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"{tmp_path / 'long.jsonl'}: was scored by another reward, so the totals differ by that too "
+        "(parts there: correctness, format, length, here correctness, format)\n",
+    )
+    twice = toolrl("score", "-", "--baseline", "-", stdin=json.dumps(EXACT))
+    assert twice.stderr == "toolrl: --baseline -: the rows come from standard input already; give a file\n"
+    assert twice.returncode == 2
 
 
 def test_a_function_of_the_user_scores_in_workers_too(tmp_path: Path) -> None:

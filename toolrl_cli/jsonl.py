@@ -18,6 +18,8 @@ from toolrl_cli.errors import ConfigError, DataError, SetupError, first_line
 
 T = TypeVar("T")
 STDIO = Path("-")
+COMPRESSED = {b"\x1f\x8b": ("gzip", "zcat"), b"\x28\xb5\x2f\xfd": ("Zstandard", "zstdcat")}
+"""What compressed data begins with, its kind, and the program that writes what it holds to standard output."""
 NOT_JSON = "not JSON; each line must hold one JSON value"
 
 
@@ -100,14 +102,19 @@ def read_lines(path: Path, content: bytes | None = None) -> Iterator[Line]:
     """
     import jsonlines
 
+    number = 0
     with open_text(path, content) as stream:
-        for number, text in enumerate(stream, start=1):
-            if not text.strip():
-                continue
-            try:
-                yield Line(number, jsonlines.Reader([text], loads=load_json).read())
-            except jsonlines.InvalidLineError as error:
-                yield Line(number, error=explain_json_error(error.__cause__))
+        try:
+            for number, text in enumerate(stream, start=1):
+                if not text.strip():
+                    continue
+                try:
+                    yield Line(number, jsonlines.Reader([text], loads=load_json).read())
+                except jsonlines.InvalidLineError as error:
+                    yield Line(number, error=explain_json_error(error.__cause__))
+        except UnicodeDecodeError as error:  # of a block that begins where the last line ended, or within the next
+            number += 1 + error.object.count(b"\n", 0, error.start)
+            raise DataError(f"{path}:{number}: not UTF-8 text") from error
 
 
 def read_records(path: Path, parse: Callable[[object], T], content: bytes | None = None) -> Iterator[T]:
@@ -251,8 +258,18 @@ def open_text(path: Path, content: bytes | None = None) -> Iterator[IO[str]]:
     Raises:
         DataError: the file is missing, unreadable or not UTF-8.
     """
-    with read_errors(path), open_bytes(path) if content is None else io.BytesIO(content) as stream:
+    with read_errors(path), open_bytes(path, content) as stream:
+        refuse_binary(path, stream.peek(4))
         yield io.TextIOWrapper(stream, encoding="utf-8-sig")
+
+
+def refuse_binary(path: Path, head: bytes) -> None:
+    """Raise `DataError` for the beginning of a file that is compressed, or Parquet."""
+    for start, (kind, program) in COMPRESSED.items():
+        if head.startswith(start):
+            raise DataError(f"{path}: is compressed ({kind}); uncompress it first, with {program}")
+    if head.startswith(b"PAR1"):
+        raise DataError(f"{path}: is a Parquet file; it must be text, one JSON value a line")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -261,8 +278,10 @@ def read_bytes(path: Path) -> bytes:
         return stream.read()
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading, or standard input for `-`."""
+def open_bytes(path: Path, content: bytes | None = None) -> io.BufferedReader:
+    """Open a file for reading, or standard input for `-`, or what was read of it already."""
+    if content is not None:
+        return io.BufferedReader(io.BytesIO(content))
     return open(0 if path == STDIO else path, "rb", closefd=path != STDIO)
 
 

@@ -114,11 +114,17 @@ class Example:
         for name in ("id", "tools", "messages", "target"):
             if name not in record:
                 raise DataError(f'no "{name}" field; run toolrl prepare first')
+        tools, messages = (expect_each(record[name], dict, name) for name in ("tools", "messages"))
+        for i, tool in enumerate(tools):
+            function = expect(tool.get("function"), dict, f"tools[{i}].function")
+            expect(function.get("name"), str, f"tools[{i}].function.name")
+        for i, message in enumerate(messages):
+            expect(message.get("role"), str, f"messages[{i}].role")
         return cls(
             id=expect(record["id"], str, "id"),
             source=expect(record.get("source", "examples"), str, "source"),
-            tools=tuple(expect_each(record["tools"], dict, "tools")),
-            messages=tuple(expect_each(record["messages"], dict, "messages")),
+            tools=tuple(tools),
+            messages=tuple(messages),
             target=Target.from_json(record["target"]),
             meta=expect(record.get("meta") or {}, dict, "meta"),
         )

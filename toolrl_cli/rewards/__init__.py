@@ -73,7 +73,7 @@ def find_reward(
     terms = [read_term(text) for text in name.split(",")]
     if changes and all(":" in term for term, _ in terms):
         raise UsageError(
-            f"{name}: is a function; --matching, --horizon and --set-reward change presets and YAML files only"
+            f"{name}: is a function; matching, horizon and other values are set for presets and YAML files only"
         )
     rewards = tuple((find_term(term, changes), weight) for term, weight in terms)
     return rewards[0][0] if len(rewards) == 1 and rewards[0][1] == 1 else RewardSum(name, rewards)

@@ -220,7 +220,8 @@ def number(value: object, where: str) -> float:
     with suppress(OverflowError):
         if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST:
             return float(value)
-    raise ConfigError(f"{where}: must be a number up to {LARGEST:g} in size, not {value!r}")
+    hint = "; YAML reads 1e3 as text, and 1.0e+3 as a number" if isinstance(value, str) else ""
+    raise ConfigError(f"{where}: must be a number up to {LARGEST:g} in size, not {value!r}{hint}")
 
 
 def set_value(raw: Json, path: str, value: object) -> Json:

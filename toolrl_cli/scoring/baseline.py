@@ -11,12 +11,16 @@ from toolrl_cli.errors import DataError
 from toolrl_cli.jsonl import read_records
 from toolrl_cli.records import Json, expect
 
+OTHER_FIELDS = {"total", "outcome", "reasons"}
+"""Fields of a score that are no parts."""
+
 
 @dataclass(slots=True)
 class Totals:
-    """The mean total of each id: an id may have several completions."""
+    """The mean total of each id, which may have several completions, and the parts of the scores as far as told."""
 
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+    parts: set[str] = field(default_factory=set)
 
     def add(self, rows: Iterable[tuple[str, float]]) -> None:
         """Count rows given as (id, total)."""
@@ -43,6 +47,7 @@ def read_totals(path: Path) -> Totals:
         total = score.get("total")
         if "id" not in row or isinstance(total, bool) or not isinstance(total, (int, float)) or not abs(total) < 1e300:
             raise DataError('a baseline row needs an "id" and a finite number as its score.total')
+        totals.parts |= score.keys() - OTHER_FIELDS
         return str(row["id"]), float(total)
 
     totals = Totals()
@@ -53,7 +58,7 @@ def read_totals(path: Path) -> Totals:
 
 
 def compare(before: Totals, after: Totals, path: Path, *, seed: int) -> Json:
-    """The mean difference in total over the ids of both, with its 95% bootstrap interval.
+    """The mean difference in total over the ids of both, with its 95% bootstrap interval; None for that of a single id.
 
     Raises:
         DataError: no id occurs in both.
@@ -62,12 +67,13 @@ def compare(before: Totals, after: Totals, path: Path, *, seed: int) -> Json:
     if not shared:
         raise DataError(f"{path}: no id in common with the scored rows; a comparison pairs rows by id")
     found = bootstrap_difference([before.mean(id) for id in shared], [after.mean(id) for id in shared], seed=seed)
+    told = len(shared) > 1
     return {
         "file": str(path),
         "pairs": len(shared),
         "only_before": len(before.sums) - len(shared),
         "only_now": len(after.sums) - len(shared),
         "difference": round(found.value, 4),
-        "low": round(found.low, 4),
-        "high": round(found.high, 4),
+        "low": round(found.low, 4) if told else None,
+        "high": round(found.high, 4) if told else None,
     }

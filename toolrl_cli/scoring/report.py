@@ -48,7 +48,8 @@ def group_lines(groups: Json) -> Iterator[str]:
         f"learnable completions {groups['learnable']:.4f}"
     )
     yield f"in a group: mean {groups['mean']:.4f}, std {groups['std']:.4f}"
-    yield ", ".join(f"pass@{k} {value:.4f}" for k, value in groups["pass_at"].items())
+    passes = ", ".join(f"pass@{k} {value:.4f}" for k, value in groups["pass_at"].items())
+    yield f"{passes} (over groups of k or more; what passes is exact, or rightly without a call)"
 
 
 def histogram_lines(name: str, histogram: Json) -> Iterator[str]:
@@ -61,8 +62,11 @@ def histogram_lines(name: str, histogram: Json) -> Iterator[str]:
 
 def baseline_line(baseline: Json) -> str:
     """The paired difference with its interval."""
+    if baseline["low"] is None:
+        interval = "over 1 id, too few for an interval or a verdict"
+    else:
+        interval = f"[{baseline['low']:.4f}, {baseline['high']:.4f}] over {baseline['pairs']} ids"
     return (
-        f"against {baseline['file']}: total {baseline['difference']:+.4f} "
-        f"[{baseline['low']:.4f}, {baseline['high']:.4f}] over {baseline['pairs']} ids "
+        f"against {baseline['file']}: total {baseline['difference']:+.4f} {interval} "
         f"({baseline['only_before']} only there, {baseline['only_now']} only here)"
     )

@@ -193,12 +193,15 @@ def without_score(line: bytes, fields: Json) -> bytes:
 def group_key(row: Json, name: str) -> bytes:
     """What tells a row's group: 16 bytes that stand for the field's value.
 
-    `prompt` falls back on `messages` and `id`, and rows of different training steps are different groups.
+    `prompt` falls back on `messages` and `id`, null being as good as none; rows of different training steps are
+    different groups.
     """
     if name != "prompt":
         return digest(expect_field(row, name, "group by"))
-    found = next((row[key] for key in ("prompt", "messages", "id") if key in row), None)
-    return digest([found if found is not None else expect_field(row, name, "group by"), row.get("step")])
+    found = next((row[key] for key in ("prompt", "messages", "id") if row.get(key) is not None), None)
+    if found is None:
+        raise DataError('no "prompt" field to group by, nor "messages" or "id"')
+    return digest([found, row.get("step")])
 
 
 def expect_field(row: Json, name: str, purpose: str) -> Any:

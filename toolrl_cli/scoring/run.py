@@ -11,7 +11,7 @@ from typing import Any
 
 from toolrl_cli.console import byte_progress
 from toolrl_cli.errors import ConfigError, DataError, GateFailed, UsageError, nearest
-from toolrl_cli.jsonl import Piece, cut_lines, is_stream, open_atomic, read_piece
+from toolrl_cli.jsonl import STDIO, Piece, cut_lines, is_stream, open_atomic, read_piece, refuse_binary
 from toolrl_cli.limits import read_limits
 from toolrl_cli.parallel import map_in_order
 from toolrl_cli.records import Json
@@ -23,6 +23,8 @@ from toolrl_cli.scoring.tally import Tally
 
 CHUNK = 1 << 20
 """Bytes."""
+HEAD = 64
+"""Bytes that tell what kind of file it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +83,14 @@ def score_file(
     reward = config.build_reward()
     check_gates(config.fail_under, reward)
     refuse_output(config)
-    refuse_other_formats(config.data)
+    if config.data == config.baseline == STDIO:
+        raise UsageError("--baseline -: the rows come from standard input already; give a file")
     before = read_totals(config.baseline) if config.baseline else None
+    if before and before.parts and before.parts != set(reward.weights):
+        parts = f"{', '.join(sorted(before.parts))}, here {', '.join(sorted(reward.weights))}"
+        report(
+            f"{config.baseline}: was scored by another reward, so the totals differ by that too (parts there: {parts})"
+        )
     tally, groups, totals = Tally(tuple(reward.weights)), Groups(), Totals()
     start, lines = time.perf_counter(), 0
     with open_output(config.output) as stream, byte_progress(f"score {config.data.name}", config.data) as advance:
@@ -97,6 +105,8 @@ def score_file(
                 stream.buffer.write(done.lines)
             lines += done.line_count
             advance(done.size)
+        if tally.malformed_rows and not tally.rows:
+            raise DataError(f"{config.data}: none of the {tally.malformed_rows} rows could be scored, as told above")
         if not tally.rows:
             raise DataError(f"{config.data}: no rows to score; each line must hold a completion and its target")
     seconds = time.perf_counter() - start
@@ -121,17 +131,21 @@ def refuse_output(config: ScoreConfig) -> None:
         raise ConfigError(f"{output}: exists; add --overwrite to replace it")
 
 
-def refuse_other_formats(path: Path) -> None:
-    """Raise `DataError` for a file that shows at once that it is no JSONL."""
-    if not path.is_file():
-        return
-    head = read_piece(path, (0, 64))
-    if head.startswith(b"\x1f\x8b"):
-        raise DataError(f"{path}: is compressed; give it as: zcat {path} | toolrl score -")
+def read_pieces(path: Path) -> Iterator[Piece]:
+    """The pieces of the file; raise `DataError` for one that shows at once that it is no JSONL."""
+    for number, piece in enumerate(cut_lines(path, CHUNK)):
+        if not number:
+            refuse_other_formats(path, piece if isinstance(piece, bytes) else read_piece(path, (0, HEAD)))
+        yield piece
+
+
+def refuse_other_formats(path: Path, head: bytes) -> None:
+    """Raise `DataError` for the beginning of a file when it shows that it is no JSONL."""
+    refuse_binary(path, head)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path}: is UTF-16; it must be UTF-8")
     if head.lstrip().startswith(b"["):
-        raise DataError(f"{path}: holds a JSON array; each line must hold one JSON object (jq -c '.[]' {path})")
+        raise DataError(f"{path}: holds a JSON array; each line must hold one JSON object (jq -c '.[]')")
 
 
 def open_output(path: Path | None) -> AbstractContextManager[Any]:
@@ -149,7 +163,7 @@ def refuse(refused: Iterable[tuple[int, str]], config: ScoreConfig, report: Call
 
 def score_pieces(config: ScoreConfig) -> Iterator[ScoredChunk]:
     """The pieces of the file, scored, in order."""
-    return map_in_order(make_scorer, (config,), cut_lines(config.data, CHUNK), config.workers)
+    return map_in_order(make_scorer, (config,), read_pieces(config.data), config.workers)
 
 
 def make_scorer(config: ScoreConfig) -> Callable[[Piece], ScoredChunk]:
@@ -197,7 +211,7 @@ def missed_limits(summary: Json, limits: Mapping[str, float]) -> Iterator[str]:
 
 def worse_than_baseline(baseline: Json | None) -> Iterator[str]:
     """That the total is surely lower than the baseline's, if it is."""
-    if baseline and baseline["high"] < 0:
+    if baseline and baseline["high"] is not None and baseline["high"] < 0:
         yield (
             f"the total is lower than in {baseline['file']} by {-baseline['difference']:.4f}, "
             f"95% interval [{baseline['low']:.4f}, {baseline['high']:.4f}]"
