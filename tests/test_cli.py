@@ -209,8 +209,8 @@ class TestErrors:
             ),
             (GateFailed("too low"), 3, "toolrl: too low\n"),
             (TrainingStopped("run: why"), 4, "toolrl: run: why\n"),
-            (KeyboardInterrupt(), 130, "interrupted; finished work is kept\n"),
-            (Terminated(), 143, "interrupted; finished work is kept\n"),
+            (KeyboardInterrupt(), 130, "interrupted\n"),
+            (Terminated(), 143, "interrupted\n"),
             (typer.Exit(5), 5, ""),
         ],
     )
@@ -244,17 +244,21 @@ class TestErrors:
 
 
 class TestStreams:
-    def test_ctrl_c(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_signal_leaves_nothing_half_written(
+        self, tmp_path: Path, number: signal.Signals, status: int, workers: str
+    ) -> None:
         pipe, out = tmp_path / "rows.jsonl", tmp_path / "scored.jsonl"
         os.mkfifo(pipe)
-        command = [sys.executable, "-m", "toolrl_cli", "score", str(pipe), "-o", str(out)]
+        command = [sys.executable, "-m", "toolrl_cli", "score", str(pipe), "-o", str(out), "--workers", workers]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         with pipe.open("w", encoding="utf-8") as stream:  # opens once the command reads
             stream.write(json.dumps(EXACT) + "\n")
             stream.flush()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             printed = process.communicate(timeout=60)
-        assert (process.returncode, printed) == (130, ("", "interrupted; finished work is kept\n"))
+        assert (process.returncode, printed) == (status, ("", "interrupted\n"))
         assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
     @pytest.mark.parametrize(
@@ -272,6 +276,27 @@ class TestStreams:
     def test_a_reader_that_has_gone(self, words: str, status: int, tmp_path: Path) -> None:
         done = into(closed_pipe(), words, tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (status, int(status == 3))
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            ("score {}", "standard output: Bad file descriptor"),
+            ("score {} --json", "standard output: Bad file descriptor"),
+            ("score {} -o -", "system: Bad file descriptor"),
+            ("prepare {} -o -", "system: Bad file descriptor"),
+            ("audit robust --limit 1", "standard output: Bad file descriptor"),
+            ("--version", "standard output: Bad file descriptor"),
+        ],
+    )
+    def test_a_result_that_goes_nowhere(self, words: str, told: str, tmp_path: Path) -> None:
+        done = closing(">&-", words, tmp_path)
+        assert (done.returncode, done.stderr) == (1, f"toolrl: {told}\n")
+        assert closing(">&- 2>&-", words, tmp_path).returncode == 1
+
+    @pytest.mark.parametrize(("words", "status"), [("score {} --json", 0), ("score {} --fail-under 99 --json", 3)])
+    def test_nowhere_to_complain(self, words: str, status: int, tmp_path: Path) -> None:
+        done = closing("2>&-", words, tmp_path)
+        assert (done.returncode, json.loads(done.stdout)["n"]) == (status, 1)
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
     @pytest.mark.parametrize("words", ["score {} -o -", "prepare {} -o -"])
@@ -298,12 +323,7 @@ def closed_pipe() -> int:
 
 def into(descriptor: int, words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run toolrl on rows that it can score or prepare, with this standard output, buffered as is usual."""
-    rows = folder / "rows.jsonl"
-    if words.startswith("prepare"):
-        rows.write_text((SAMPLES / "train-xlam.jsonl").read_text("utf-8"), "utf-8")
-    else:
-        rows.write_text(json.dumps(EXACT) + "\n", "utf-8")
-    command = [sys.executable, "-m", "toolrl_cli", *words.format(rows).split()]
+    command = command_on_rows(words, folder)
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     try:
         return subprocess.run(
@@ -311,6 +331,22 @@ def into(descriptor: int, words: str, folder: Path) -> subprocess.CompletedProce
         )
     finally:
         os.close(descriptor)
+
+
+def closing(streams: str, words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run toolrl on such rows with streams closed, as a shell writes it."""
+    command = ["sh", "-c", f'exec "$@" {streams}', "sh", *command_on_rows(words, folder)]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=False)
+
+
+def command_on_rows(words: str, folder: Path) -> list[str]:
+    """The command line of toolrl on rows that it can score or prepare."""
+    rows = folder / "rows.jsonl"
+    if words.startswith("prepare"):
+        rows.write_text((SAMPLES / "train-xlam.jsonl").read_text("utf-8"), "utf-8")
+    else:
+        rows.write_text(json.dumps(EXACT) + "\n", "utf-8")
+    return [sys.executable, "-m", "toolrl_cli", *words.format(rows).split()]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -11,8 +12,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from toolrl_cli import __version__
-from toolrl_cli.console import discard, log
-from toolrl_cli.errors import SetupError, ToolrlError, UsageError
+from toolrl_cli.console import discard, fill_streams, flush_or_discard, log
+from toolrl_cli.errors import SetupError, Terminated, ToolrlError, UsageError
 
 COMMANDS = {
     "prepare": "prepare",
@@ -25,6 +26,9 @@ COMMANDS = {
     "quickstart": "quickstart",
 }
 """The function of each command, in the module of its name below `commands`; only the one that runs is imported."""
+TRAINING = ("sft", "grpo", "quickstart")
+"""Commands that handle SIGTERM themselves, to save the step that is under way."""
+RESUMABLE = (*TRAINING, "prepare", "eval")
 TRAIN_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf", "matplotlib")
 OWN_PACKAGES = (
     "toolrl_cli",
@@ -64,12 +68,23 @@ class ToolrlGroup(TyperGroup):
                 self.commands[name] = load_command(name)
         return super().get_command(ctx, cmd_name)
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the app, also where a standard stream is closed; help that cannot be printed ends with 1."""
+        fill_streams()
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            log(f"toolrl: standard output: {error.strerror}")
+            sys.exit(1)
+        finally:
+            flush_or_discard(sys.stdout)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command; on a failure print where, what and the fix, and exit with its status."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            log("interrupted; finished work is kept")
+            log("interrupted; finished work is kept" if ctx.invoked_subcommand in RESUMABLE else "interrupted")
             raise typer.Exit(getattr(interrupt, "exit_status", 130)) from None
         except BrokenPipeError:
             discard(sys.stdout)
@@ -92,6 +107,21 @@ class ToolrlCommand(TyperCommand):
         if sum(word.partition("=")[0] == "--preset" for word in args) > 1:
             raise UsageError("--preset: is given twice; presets do not add up")
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; SIGTERM unwinds it as Ctrl-C does, so that nothing half written is left."""
+        if self.name in TRAINING:
+            return super().invoke(ctx)
+        before = signal.signal(signal.SIGTERM, terminate)
+        try:
+            return super().invoke(ctx)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def terminate(number: int, frame: object) -> None:
+    """Stop the command because a signal came."""
+    raise Terminated
 
 
 def load_command(name: str) -> Any:

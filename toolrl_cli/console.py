@@ -60,9 +60,31 @@ def write(text: str, *, stderr: bool = False) -> None:
             raise SetupError(f"standard output: {error.strerror}") from error
 
 
+def fill_streams() -> None:
+    """Put something behind each standard stream that is closed, lest the next file that is opened take its number.
+
+    What goes to standard error then goes nowhere; reading standard input, or writing to standard output, fails.
+    """
+    for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
 def discard(stream: TextIO) -> None:
     """Let what is still written to a stream, also what its buffer holds, go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def flush_or_discard(stream: TextIO) -> None:
+    """Write what a stream's buffer holds, or let it go where the stream takes no more."""
+    try:
+        stream.flush()
+    except OSError:
+        discard(stream)
 
 
 def render(console: Console, item: RenderableType) -> str:

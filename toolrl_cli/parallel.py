@@ -52,6 +52,7 @@ FUNCTION: list[Callable[[Any], Any]] = []
 def start_worker(make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...], parent: int) -> None:
     """Make a worker process ready; Ctrl-C is the main process's to handle, and the worker ends when that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     FUNCTION.append(make(*arguments))
 
