@@ -543,8 +543,8 @@ def test_a_baseline_of_another_reward(tmp_path: Path) -> None:
     done = toolrl("score", data, "--baseline", tmp_path / "long.jsonl", "--json")
     assert (done.returncode, done.stderr) == (
         0,
-        f"{tmp_path / 'long.jsonl'}: was scored by another reward, so the totals differ by that too "
-        "(parts there: correctness, format, length, here correctness, format)\n",
+        f"{tmp_path / 'long.jsonl'}: was scored by another reward, so that totals differ "
+        "(correctness, format, length; here correctness, format)\n",
     )
     twice = toolrl("score", "-", "--baseline", "-", stdin=json.dumps(EXACT))
     assert twice.stderr == "toolrl: --baseline -: the rows come from standard input already; give a file\n"

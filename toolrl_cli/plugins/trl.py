@@ -56,7 +56,7 @@ def weigh(function: RewardFunction, weight: float) -> RewardFunction:
 
 
 class BatchScorer:
-    """Scores each batch once and hands its parts to TRL one by one.
+    """Scores each batch once and hands its parts to TRL one by one; a batch is new when anything in it is.
 
     Args:
         reward: what to score with.
@@ -104,8 +104,9 @@ class BatchScorer:
         return function
 
     def _score(self, completions: Sequence[Any], rows: Sequence[Json], step: int) -> None:
-        self._rollouts = [self._read(completion, row, step) for completion, row in zip(completions, rows, strict=True)]
-        self._scores = self._reward.score_batch(self._rollouts, explain=self._record is not None)
+        rollouts = [self._read(completion, row, step) for completion, row in zip(completions, rows, strict=True)]
+        self._scores = self._reward.score_batch(rollouts, explain=self._record is not None)
+        self._rollouts = rollouts
 
     def _tell(self, completions: Sequence[Any], columns: Mapping[str, Any]) -> None:
         if log_metric := columns.get("log_metric"):

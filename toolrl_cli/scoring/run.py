@@ -83,14 +83,7 @@ def score_file(
     reward = config.build_reward()
     check_gates(config.fail_under, reward)
     refuse_output(config)
-    if config.data == config.baseline == STDIO:
-        raise UsageError("--baseline -: the rows come from standard input already; give a file")
-    before = read_totals(config.baseline) if config.baseline else None
-    if before and before.parts and before.parts != set(reward.weights):
-        parts = f"{', '.join(sorted(before.parts))}, here {', '.join(sorted(reward.weights))}"
-        report(
-            f"{config.baseline}: was scored by another reward, so the totals differ by that too (parts there: {parts})"
-        )
+    before = read_baseline(config, reward, report)
     tally, groups, totals = Tally(tuple(reward.weights)), Groups(), Totals()
     start, lines = time.perf_counter(), 0
     with open_output(config.output) as stream, byte_progress(f"score {config.data.name}", config.data) as advance:
@@ -105,10 +98,8 @@ def score_file(
                 stream.buffer.write(done.lines)
             lines += done.line_count
             advance(done.size)
-        if tally.malformed_rows and not tally.rows:
-            raise DataError(f"{config.data}: none of the {tally.malformed_rows} rows could be scored, as told above")
         if not tally.rows:
-            raise DataError(f"{config.data}: no rows to score; each line must hold a completion and its target")
+            raise DataError(f"{config.data}: {why_nothing(tally.malformed_rows)}")
     seconds = time.perf_counter() - start
     summary = {"reward": reward.name, "reward_digest": reward.digest, **tally.to_json()}
     if config.group_by:
@@ -129,6 +120,31 @@ def refuse_output(config: ScoreConfig) -> None:
             raise UsageError(f"{output}: is an input, and would be lost; choose another name")
     if not config.overwrite:
         raise ConfigError(f"{output}: exists; add --overwrite to replace it")
+
+
+def read_baseline(config: ScoreConfig, reward: Reward, report: Callable[[str], None]) -> Totals | None:
+    """The totals to compare with, if any; scores with other parts than the reward gives are told.
+
+    Raises:
+        DataError: as `read_totals`.
+        UsageError: the rows and the baseline are both standard input.
+    """
+    if config.baseline is None:
+        return None
+    if config.data == config.baseline == STDIO:
+        raise UsageError("--baseline -: the rows come from standard input already; give a file")
+    before, parts = read_totals(config.baseline), set(reward.weights)
+    if before.parts and before.parts != parts:
+        there, here = (", ".join(sorted(names)) for names in (before.parts, parts))
+        report(f"{config.baseline}: was scored by another reward, so that totals differ ({there}; here {here})")
+    return before
+
+
+def why_nothing(refused: int) -> str:
+    """Why no row was scored, when so many were refused."""
+    if refused:
+        return f"none of the {refused} rows could be scored, as told above"
+    return "no rows to score; each line must hold a completion and its target"
 
 
 def read_pieces(path: Path) -> Iterator[Piece]:
