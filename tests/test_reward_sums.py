@@ -83,8 +83,8 @@ def test_settings_are_for_the_specs_of_a_sum(polite: str) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("fine-grained=0", "--reward fine-grained=0: the weight must be a finite number other than 0"),
-        ("coarse,length=nan", "--reward length=nan: the weight must be a finite number other than 0"),
+        ("fine-grained=0", "--reward fine-grained=0: the weight must be a number up to 1e+09 in size, other than 0"),
+        ("coarse,length=nan", "--reward length=nan: the weight must be a number up to 1e+09 in size, other than 0"),
         ("coarse=1,coarse=2", "--reward coarse=1,coarse=2: two rewards have one name; give each once, with its weight"),
         ("coarse,", "unknown reward ''; choose from"),
         ("coarse=much", "unknown reward 'coarse=much'; choose from"),
@@ -174,4 +174,4 @@ def test_a_function_has_no_schedule(
 ) -> None:
     words = ("grpo", examples_file, "--model", tiny_model, "-o", tmp_path / "run", "--batch-size", 8)
     line = refusal(cli(*words, "--reward", polite, "--horizon", 5), 2)
-    assert line.startswith(f"{polite}: is a function; --matching, --horizon and --set-reward change")
+    assert line.startswith(f"{polite}: is a function; matching, horizon and other values are set for")
