@@ -81,6 +81,32 @@ def test_parameters_called_type_and_properties_are_no_schema() -> None:
     }
 
 
+POINT = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"$ref": "#/$defs/A", "$defs": {"A": POINT}}, {"x": 1}, {"x": "1"}),
+        ({"$ref": "#/definitions/A", "definitions": {"A": POINT}}, {"x": 1}, {}),
+        ({"anyOf": [POINT, {"required": ["y"]}]}, {"y": 1}, {"z": 1}),
+        ({"allOf": [POINT, {"required": ["y"]}]}, {"x": 1, "y": 1}, {"x": 1}),
+        ({"oneOf": [POINT, {"required": ["y"]}]}, {"x": 1}, {"x": 1, "y": 1}),
+        ({"additionalProperties": {"type": "int"}}, {"x": 1}, {"x": "1"}),
+        ({"properties": {"n": {}}, "oneOf": [POINT, {"required": ["y"]}]}, {"x": 1}, {"n": 1}),
+    ],
+)
+def test_a_schema_may_open_with_any_keyword(schema: Json, right: Json, wrong: Json) -> None:
+    parameters = parameters_schema(schema)
+    assert parameters.keys() == {"type", *schema}
+    assert findings(right, parameters) == []
+    assert findings(wrong, parameters) != []
+
+
+def test_a_schema_may_only_say_that_it_takes_anything() -> None:
+    assert parameters_schema({"additionalProperties": True}) == {"type": "object", "additionalProperties": True}
+
+
 def test_a_schema_stays_as_it_is_but_for_type_names_and_nulls() -> None:
     schema = {
         "type": "dict",

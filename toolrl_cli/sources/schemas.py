@@ -51,6 +51,10 @@ def is_schema(parameters: Json) -> bool:
     kind, properties = parameters.get("type"), parameters.get("properties")
     if isinstance(kind, str):
         return JSON_TYPES.get(kind.lower()) == "object"
+    if "additionalProperties" in parameters or isinstance(parameters.get("$ref"), str):
+        return True
+    if any(isinstance(parameters.get(name), list) for name in SCHEMA_LISTS):
+        return True
     return isinstance(properties, dict) and all(isinstance(value, dict) for value in properties.values())
 
 

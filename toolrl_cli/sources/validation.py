@@ -103,7 +103,13 @@ def check_arguments(call: ToolCall, schema: Json) -> list[Finding]:
 def find_unknown(call: ToolCall, schema: Json) -> Iterator[Finding]:
     """Arguments that a schema does not name, unless it says that it takes any."""
     properties = schema.get("properties")
-    open_ended = schema.get("additionalProperties") or schema.keys() & {"patternProperties", "$ref", "allOf", "anyOf"}
+    open_ended = schema.get("additionalProperties") or schema.keys() & {
+        "patternProperties",
+        "$ref",
+        "allOf",
+        "anyOf",
+        "oneOf",
+    }
     if not isinstance(properties, dict) or open_ended:
         return
     for name in call.arguments:
