@@ -148,6 +148,27 @@ class TestConvert:
         [rejected] = read(tmp_path / "out.rejects.jsonl")
         assert (rejected["line"], rejected["row"]) == (1, '{"query": "q", "tools": [], "answers": [], "x": NaN}')
 
+    @pytest.mark.parametrize(
+        "answers",
+        [
+            '[{"name": "weather", "arguments": {"city": "A", "city": "B"}}]',
+            json.dumps('[{"name": "weather", "arguments": {"city": "A", "city": "B"}}]'),
+            '[{"name": "weather", "arguments": "{\\"city\\": \\"A\\", \\"city\\": \\"B\\"}"}]',
+        ],
+    )
+    @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+    def test_a_key_twice_loses_no_value_in_silence(self, tmp_path: Path, answers: str, name: str) -> None:
+        twice = f'{{"query": "Rome?", "tools": {json.dumps([TOOL])}, "answers": {answers}}}'
+        rows = tmp_path / name
+        text = f"{json.dumps(GOOD)}SEP{twice}"
+        rows.write_text(f"[{text.replace('SEP', ',')}]" if name == "rows.json" else text.replace("SEP", "\n"))
+        for on_invalid in ("reject", "repair"):
+            examples, summary = run(rows, on_invalid=on_invalid, overwrite=True)
+            assert ids(examples) == ["xlam-rows-1"]
+            assert summary["sources"]["xlam"]["reasons"] == {"a key twice": 1}
+            (found,) = read(tmp_path / "out.rejects.jsonl")
+            assert (found["line"], found["reason"]) == (2, "a key twice: 'city'")
+
     def test_lone_surrogates_are_rejected_with_their_text(self, tmp_path: Path) -> None:
         broken = {**GOOD, "query": "\ud800"}
         rows = write(tmp_path / "s.jsonl", GOOD, broken, {**GOOD, "query": "\U0001f600"})
@@ -275,6 +296,14 @@ class TestRefusals:
             run(tmp_path / "latin.jsonl")
         with pytest.raises(DataError, match=r"cut\.json: not a JSON array"):
             run(tmp_path / "cut.json")
+
+    def test_a_second_array_is_no_silent_loss(self, tmp_path: Path) -> None:
+        array = json.dumps([GOOD, GOOD])
+        done = toolrl("-", "-o", tmp_path / "out.jsonl", stdin=f"{array}\n{array}")
+        assert done.returncode == 1
+        assert "-: '[{" in done.stderr
+        assert "follows its array of 2 elements; give each array as a file of its own" in done.stderr
+        assert not list(tmp_path.iterdir())
 
     def test_a_missing_second_file_stops_before_any_work(self, tmp_path: Path) -> None:
         rows = write(tmp_path / "rows.jsonl", GOOD)

@@ -104,12 +104,27 @@ def test_a_file_that_is_cut_off_is_no_silent_loss(tmp_path: Path, name: str) -> 
         (b"[1, 2,", "cut off after 2 elements"),
         (b'[1, "open', "cut off after 1 elements"),
         (b"[1, " + b"[" * 100_000, "element 2 of its array cannot be read"),
+        (b"[1, 2]\n[3]", r"'\[3\]' follows its array of 2 elements; give each array as a file of its own"),
+        (b"[1, 2] trailing", "'trailing' follows its array of 2 elements"),
+        (b"[1, 2]]", "']' follows its array of 2 elements"),
+        (b"[1, 2,]", "']' in place of an element behind 2 elements"),
+        (b"[,1]", "',' in place of an element behind 0 elements"),
+        (b"[1,,2]", "',' in place of an element behind 1 elements"),
+        (b"[1 2]", "'2' in place of a comma behind 1 elements"),
     ],
 )
 def test_a_broken_array(tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DataError, match=why):
         values(tmp_path / "a.json")
+
+
+def test_what_follows_an_array_is_found_wherever_a_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.json").write_text("[1, 2] \n [3]")
+    for size in range(1, 12):
+        monkeypatch.setattr(reading, "CHUNK_BYTES", size)
+        with pytest.raises(DataError, match="follows its array of 2 elements"):
+            values(tmp_path / "a.json")
 
 
 def test_an_array_of_large_elements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +138,25 @@ def test_a_csv_with_a_short_record(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1,2\n3\n")
     with pytest.raises(DataError, match=r"a\.csv:3: a record has another number of fields"):
         values(tmp_path / "a.csv")
+
+
+def test_a_csv_with_a_column_twice(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b,a\n1,2,3\n")
+    with pytest.raises(DataError, match=r"a\.csv:1: its header names 'a' twice"):
+        values(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_row_with_a_key_twice_is_refused_for_itself(tmp_path: Path, name: str) -> None:
+    rows = ['{"q": "a: b", "n": {"x": 1}}', '{"q": 1, "n": {"x": 1, "x" : 2}}', '{"q": "\\u0022q\\u0022: 1"}']
+    text = "\n".join(rows) if name == "a.jsonl" else f"[{', '.join(rows)}]"
+    (tmp_path / name).write_text(text)
+    lines = [line for chunk in read_chunks(tmp_path / name) for line in chunk.lines()]
+    assert [(line.number, line.value, line.error) for line in lines] == [
+        (1, {"q": "a: b", "n": {"x": 1}}, None),
+        (2, None, "a key twice; 'x'"),
+        (3, {"q": '"q": 1'}, None),
+    ]
 
 
 def test_a_folder_stands_for_its_data_files_by_name(tmp_path: Path) -> None:

@@ -151,6 +151,10 @@ class TestToolrl:
             ({"output": "<tool_call>\n{}\n</tool_call>"}, "format: output: not <think>"),
             ({"output": '<think> a </think>\n<tool_call>\n{"name": "x"\n</tool_call>'}, "call is not JSON"),
             ({"output": '<think> a </think>\n<tool_call>\n{"name": 5}\n</tool_call>'}, '"name" string'),
+            (
+                {"output": '<think> a </think>\n<tool_call>\n{"name": "p", "parameters": {"x":1,"x":2}}\n</tool_call>'},
+                "a key twice: 'x'",
+            ),
             ({"output": 5}, "must be strings"),
             ({"instruction": "no list"}, "no tools: the instruction lists none"),
             ({"instruction": "1. Name: a\nDescription: b\nParameters: {'x': 1}"}, "tools not JSON: parameters of 'a'"),

@@ -42,6 +42,13 @@ def row(*answers: str, listed: str = f"<tools> {TOOLS} </tools>", **fields: Any)
     return {"conversations": [said("system", WORDS.format(listed)), said("human", "Go."), *results], **fields}
 
 
+def test_an_argument_twice_is_refused() -> None:
+    twice = '{"name": "ping", "arguments": {"to": "a", "to": "b"}}'
+    for call, reason in ((twice, "a key twice: 'to'"), (twice.replace('"', "'"), "call not JSON: .*")):
+        with pytest.raises(DataError, match=f"^{reason}$"):
+            convert("hermes", row(f"<tool_call>\n{call}\n</tool_call>"))
+
+
 def test_a_dialogue_becomes_its_steps() -> None:
     history: tuple[Json, ...] = (
         {"role": "user", "content": "Go."},

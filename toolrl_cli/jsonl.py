@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Line:
 
 
 FAST_DECODE = msgspec.json.Decoder().decode
+FAST_ENCODE = msgspec.json.Encoder().encode
 
 
 def load_json(text: str | bytes) -> Any:
@@ -63,6 +65,28 @@ def load_json_slowly(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"a number has over {sys.get_int_max_str_digits()} digits") from error
+
+
+def repeated_key(text: str | bytes, value: object) -> str | None:
+    """A key that an object in JSON text holds twice, of which `value`, the text decoded, has the last; None for none.
+
+    Only a text with more colons than its value, written again, is looked through: strings have as many in both.
+    """
+    raw = text.encode(errors="replace") if isinstance(text, str) else text
+    try:
+        if raw.count(b":") <= FAST_ENCODE(value).count(b":"):
+            return None
+    except (msgspec.MsgspecError, OverflowError, UnicodeError, RecursionError):
+        pass
+    found: list[str] = []
+
+    def note_repeated(pairs: list[tuple[str, Any]]) -> None:
+        counts = Counter(name for name, _ in pairs)
+        found.extend(name for name, count in counts.items() if count > 1)
+
+    with suppress(RecursionError, ValueError):
+        json.loads(text, object_pairs_hook=note_repeated)
+    return found[0] if found else None
 
 
 def explain_json_error(error: BaseException | None) -> str:

@@ -13,26 +13,26 @@ from codecs import BOM_UTF8
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
 from toolrl_cli.errors import DataError, SetupError, first_line
-from toolrl_cli.jsonl import STDIO, Line, explain_json_error, load_json, read_errors
+from toolrl_cli.jsonl import STDIO, Line, explain_json_error, load_json, read_errors, repeated_key
 
 CHUNK_BYTES = 1 << 20
 CHUNK_ROWS = 500
 COMPRESSED = (".gz", ".zst")
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 GZIP, ZSTANDARD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
-SEPARATORS = re.compile(r"[\s,]*")
+SPACE = re.compile(r"\s*")
 HUB = "hf:/"
 """What is left of `hf://` in a path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows of a file in their order: whole lines of JSONL, or decoded rows.
+    """Rows of a file in their order: whole lines of JSONL, or decoded rows, a `Line` where one was refused.
 
     `first` is the number of the first one, `size` how many bytes of the file they took.
     """
@@ -44,7 +44,8 @@ class Chunk:
     def lines(self) -> Iterator[Line]:
         """The rows with their numbers; blank lines count and are left out."""
         if isinstance(self.rows, list):
-            yield from (Line(number, row) for number, row in enumerate(self.rows, self.first))
+            numbered = enumerate(self.rows, self.first)
+            yield from (row if isinstance(row, Line) else Line(number, row) for number, row in numbered)
             return
         for number, text in enumerate(self.rows.split(b"\n"), self.first):
             if text.strip():
@@ -56,9 +57,16 @@ def decode_line(number: int, text: bytes) -> Line:
     if number == 1:
         text = text.removeprefix(BOM_UTF8)
     try:
-        return Line(number, load_json(text), raw=text)
+        return checked_line(number, text, load_json(text))
     except ValueError as error:
         return Line(number, error=explain_json_error(error), raw=text)
+
+
+def checked_line(number: int, text: bytes, value: Any) -> Line:
+    """A decoded row, refused where decoding lost a value of an object that holds a key twice."""
+    if (key := repeated_key(text, value)) is not None:
+        return Line(number, error=f"a key twice; {key!r}", raw=text)
+    return Line(number, value, raw=text)
 
 
 def find_files(paths: Iterable[Path], leave_out: Container[str] = ()) -> Iterator[Path]:
@@ -220,14 +228,21 @@ def read_array(stream: IO[str], path: Path) -> Iterator[Any]:
     """The elements of a JSON array, of which only the one at hand is held.
 
     Raises:
-        DataError: the array is malformed or cut off; the elements before were given.
+        DataError: the array is malformed, cut off or followed by something; the elements before were given.
     """
-    decoder, text, start = json.JSONDecoder(), stream.read(CHUNK_BYTES), 0
-    start, number = text.index("[") + 1, 0
+    decoder, text, number, comma = json.JSONDecoder(), stream.read(CHUNK_BYTES), 0, True
+    start = text.index("[") + 1
     while True:
-        start = SEPARATORS.match(text, start).end()  # type: ignore[union-attr]
-        if text.startswith("]", start):
-            return
+        start = SPACE.match(text, start).end()  # type: ignore[union-attr]
+        mark = text[start : start + 1]
+        if mark == "]" and (number == 0 or not comma):
+            return require_end(text[start + 1 :], stream, path, number)
+        if mark and comma != (mark not in ",]"):
+            due = "an element" if comma else "a comma"
+            raise DataError(f"{path}: {mark!r} in place of {due} behind {number} elements of its array")
+        if mark == ",":
+            start, comma = start + 1, True
+            continue
         try:
             value, end = decoder.raw_decode(text, start)
             whole = end < len(text)  # else a number may go on
@@ -236,13 +251,24 @@ def read_array(stream: IO[str], path: Path) -> Iterator[Any]:
                 raise DataError(f"{path}: element {number + 1} of its array cannot be read ({error})") from error
             whole = False
         if whole:
-            number, start = number + 1, end
-            yield value
+            number += 1
+            line = checked_line(number, text[start:end].encode(errors="surrogatepass"), value)
+            start, comma = end, False
+            yield line if line.error else value
             continue
         more = stream.read(max(CHUNK_BYTES, len(text) - start))
         if not more:
             raise DataError(f"{path}: not a JSON array (cut off after {number} elements)")
         text, start = text[start:] + more, 0
+
+
+def require_end(rest: str, stream: IO[str], path: Path, number: int) -> None:
+    """Raise `DataError` when anything but space follows an array."""
+    for block in chain([rest], iter(lambda: stream.read(CHUNK_BYTES), "")):
+        if found := block.strip():
+            raise DataError(
+                f"{path}: {found[:20]!r} follows its array of {number} elements; give each array as a file of its own"
+            )
 
 
 def may_go_on(error: Exception, length: int) -> bool:
@@ -271,6 +297,9 @@ def read_csv(stream: IO[str], path: Path) -> Iterator[Any]:
     csv.field_size_limit(sys.maxsize)
     reader = csv.DictReader(stream)
     try:
+        names = reader.fieldnames or []
+        if repeated := [name for place, name in enumerate(names) if name in names[:place]]:
+            raise DataError(f"{path}:1: its header names {repeated[0]!r} twice; rename one of the columns")
         for record in reader:
             if None in record or None in record.values():
                 raise DataError(f"{path}:{reader.line_num}: a record has another number of fields than the header")

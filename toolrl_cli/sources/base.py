@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from toolrl_cli.errors import DataError
-from toolrl_cli.jsonl import load_json
+from toolrl_cli.jsonl import load_json, repeated_key
 from toolrl_cli.records import Example, Json, ToolCall, expect
 from toolrl_cli.sources.schemas import parameters_schema
 
@@ -78,16 +78,24 @@ def note_repair(what: str) -> bool:
 def decode_text(value: object, kind: str) -> Any:
     """A value that may be JSON in a string, or in a string in a string; raise `RowError` of that kind if no JSON.
 
-    Where repairs are asked for, broken JSON is read as well as can be.
+    An object with a key twice is refused too. Where repairs are asked for, broken JSON is read as well as can be.
     """
     text = value
     try:
         for _ in range(2):
-            value = load_json(value) if isinstance(value, str) else value
+            value = load_unique(value) if isinstance(value, str) else value
     except ValueError as error:
         if isinstance(text, str) and note_repair(f"{kind}: {shorten(text)}"):
             return mend_json(text, kind)
         raise RowError(kind, shorten(value)) from error
+    return value
+
+
+def load_unique(text: str) -> Any:
+    """JSON decoded; raise `ValueError` for none, `RowError` for an object that holds a key twice."""
+    value = load_json(text)
+    if (key := repeated_key(text, value)) is not None:
+        raise RowError("a key twice", shorten(key))
     return value
 
 

@@ -19,7 +19,17 @@ WORD = re.compile(r"(?:true|false|null|True|False|None)\b")
 WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": "", **{char: char for char in "\"'\\/"}}
-DECODER = json.JSONDecoder()
+
+
+def unite(pairs: list[tuple[str, Any]]) -> Json:
+    """Named values as an object; raise `ValueError` when a name is given twice."""
+    united = dict(pairs)
+    if len(united) < len(pairs):
+        raise ValueError("a name is given twice")
+    return united
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=unite)
 
 
 def read_whole(text: str, kind: str) -> list[Any]:
@@ -133,14 +143,6 @@ def read_pair(text: str, start: int, depth: int) -> tuple[tuple[str, Any], int]:
         raise ValueError("no name")
     value, end = read_literal(text, skip_space(text, colon + 1), depth)
     return (unescape(name[0][1:-1]), value), end
-
-
-def unite(pairs: list[tuple[str, Any]]) -> Json:
-    """Named values as an object; raise `ValueError` when a name is given twice."""
-    united = dict(pairs)
-    if len(united) < len(pairs):
-        raise ValueError("a name is given twice")
-    return united
 
 
 def read_items(text: str, start: int, closing: str, read_item: Callable[[int], tuple[T, int]]) -> tuple[list[T], int]:

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 
 from toolrl_cli.errors import DataError, FormatError
-from toolrl_cli.formats.toolrl import ToolrlFormat
+from toolrl_cli.formats.toolrl import ToolrlFormat, split_blocks
 from toolrl_cli.records import Example, Json, Target, expect, expect_each
-from toolrl_cli.sources.base import RowError, Source, other_fields, read_tool, shorten
+from toolrl_cli.sources.base import RowError, Source, load_unique, other_fields, read_tool, shorten
 
 TOOL = re.compile(r"^\d+\. Name: (?P<name>.*)\nDescription:", re.MULTILINE)
 PARAMETERS = re.compile(r"\nParameters:\s*")
@@ -63,11 +63,14 @@ class ToolrlSource(Source):
                 yield {"role": "user" if tag == "<user>" else "tool", "content": content}
 
     def read_step(self, text: str, where: str) -> Target:
-        """One assistant step; raise `RowError` when it does not follow the format."""
+        """One assistant step; raise `RowError` when it does not follow the format, or a call holds a key twice."""
         try:
-            return self._format.parse_target(text)
+            target = self._format.parse_target(text)
         except FormatError as error:
             raise RowError("format", f"{where}: {error}") from error
+        for line in filter(str.strip, split_blocks(text.strip())[1].split("\n")):
+            load_unique(line)
+        return target
 
 
 def read_texts(row: Json) -> tuple[str, str, str, Json]:
