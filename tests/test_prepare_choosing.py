@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import InProcess
 
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.prepare import Choice, PrepareConfig, prepare_examples
 from toolrl_cli.prepare.config import read_mix, read_splits
 from toolrl_cli.records import Json
+
+SAMPLES = Path(__file__).parents[1] / "data_samples"
+CHANCE = ("--mask-names", "1", "--shuffle-tools", "--irrelevance", "0.3", "--max-tools", "3")
 
 
 def row(number: int, question: str | None = None, source: str = "alpha", tool: str | None = None, **meta: Any) -> Json:
@@ -58,6 +62,64 @@ def run(folder: Path, *rows: Json, seed: int = 0, limit: int | None = None, **ch
     splits = summary.get("splits", {})
     assert summary["examples"] + sum(splits.values()) + sum(summary.get("dropped", {}).values()) == len(rows)
     return [line["id"] for line in read(folder / "out.jsonl")], summary
+
+
+def written(cli: InProcess, output: Path, *arguments: object) -> list[Any]:
+    """The examples that the command writes."""
+    done = cli("prepare", *arguments, "-o", output, "--overwrite")
+    assert done.exit_code == 0, done.output
+    return read(output)
+
+
+class TestBeforeChance:
+    """Examples are compared as they were before chance changes them, and then changed as without a choice."""
+
+    @pytest.mark.parametrize("dedupe", ["exact", "near"])
+    def test_repetitions(self, tmp_path: Path, cli: InProcess, dedupe: str) -> None:
+        if dedupe == "near":
+            pytest.importorskip("datasketch")
+        twice = [SAMPLES / "train-xlam.jsonl"] * 2
+        plain = written(cli, tmp_path / "plain.jsonl", *twice, "--dedupe", dedupe)
+        every = {e["id"]: e for e in written(cli, tmp_path / "every.jsonl", *twice, *CHANCE)}
+        for workers in (1, 2):
+            changed = written(
+                cli, tmp_path / "changed.jsonl", *twice, *CHANCE, "--dedupe", dedupe, "--workers", workers
+            )
+            assert changed == [every[example["id"]] for example in plain]
+        if dedupe == "exact":
+            assert (len(every), len(plain)) == (240, 120)
+
+    def test_overlaps_with_a_benchmark(self, tmp_path: Path, cli: InProcess) -> None:
+        golds = [row(n, "Whatever is asked") for n in range(20)]
+        for gold in golds:
+            words = f"{gold['id']} two three four five six seven eight nine ten"
+            gold["target"]["tool_calls"][0]["arguments"] = {"place": words}
+        bench = write(tmp_path / "bench.jsonl", *golds[:10])
+        data = write(tmp_path / "in.jsonl", *({**r, "messages": [{"role": "user", "content": "Other"}]} for r in golds))
+        options = (data, "--decontaminate", bench)
+        left = [e["id"] for e in written(cli, tmp_path / "out.jsonl", *options, "--mask-names", "1")]
+        assert left == [gold["id"] for gold in golds[10:]]
+
+    def test_splits(self, tmp_path: Path, cli: InProcess) -> None:
+        rows = [row(n, tool=f"tool_{n % 20}") for n in range(100)]
+        data = write(tmp_path / "in.jsonl", *rows)
+        plain = written(cli, tmp_path / "plain.jsonl", data, "--split", "test=0.2")
+        masked = written(cli, tmp_path / "masked.jsonl", data, "--split", "test=0.2", "--mask-names", "1")
+        assert [e["id"] for e in masked] == [e["id"] for e in plain]
+        again = written(cli, tmp_path / "all.jsonl", data, "--mask-names", "1")
+        assert {e["target"]["tool_calls"][0]["name"] for e in again}.isdisjoint(f"tool_{n}" for n in range(20))
+        later = written(cli, tmp_path / "later.jsonl", tmp_path / "all.jsonl", "--split", "test=0.2")
+        assert [e["id"] for e in later] == [e["id"] for e in plain], "names that were masked before count as well"
+
+    def test_prompts_are_measured_as_they_are_written(self, tmp_path: Path, cli: InProcess, tiny_model: Path) -> None:
+        rows = [row(n) for n in range(20)]
+        for some in rows:
+            some["tools"] += row(99)["tools"] + row(98)["tools"]
+        data = write(tmp_path / "in.jsonl", *rows)
+        options = (data, "--tokenizer", tiny_model, "-o", "/dev/null", "--json")
+        long, short = (json.loads(cli("prepare", *options, *more).stdout) for more in ([], ["--max-tools", "1"]))
+        assert short["prompt_tokens"]["max"] < long["prompt_tokens"]["p50"]
+        assert short["changed"] == {"tools limited": 20}
 
 
 class TestDuplicates:
@@ -219,6 +281,15 @@ class TestSplit:
         for key in ("messages", "tools"):
             seen = [{json.dumps(line[key]) for line in part} for part in parts]
             assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+
+    def test_a_question_under_several_system_messages_is_in_one_file(self, tmp_path: Path) -> None:
+        rows = [row(n, f"Question {n % 20}") for n in range(100)]
+        for n, some in enumerate(rows):
+            some["messages"].insert(0, {"role": "system", "content": f"You are number {n}."})
+        run(tmp_path, *rows, split={"test": 0.2})
+        parts = [read(tmp_path / name) for name in ("out.jsonl", "out.test.jsonl")]
+        asked, tested = ({line["messages"][1]["content"] for line in part} for part in parts)
+        assert len(asked) + len(tested) == 20
 
     def test_one_family_cannot_be_split(self, tmp_path: Path) -> None:
         with pytest.raises(

@@ -145,6 +145,10 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     options: dict[str, Any] = {"inputs": (rows,), "output": tmp_path / "out" / "out.jsonl", "changes": CHANGES}
     with pytest.raises(ConfigError, match="had other inputs or options"):
         prepare_examples(PrepareConfig(**options, seed=1, resume=True))
+    with pytest.raises(ConfigError, match="had other inputs or options"):
+        prepare_examples(PrepareConfig(**options, limit=7, resume=True))
+    with pytest.raises(ConfigError, match="had other inputs or options"):
+        prepare_examples(PrepareConfig(**options, choice=Choice(dedupe="exact"), resume=True))
     os.utime(rows, (1, 1))
     with pytest.raises(ConfigError, match="had other inputs or options"):
         prepare_examples(PrepareConfig(**options, resume=True))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toolrl_cli.errors import ConfigError, DataError, UsageError
-from toolrl_cli.jsonl import cut_lines, load_json, open_atomic, read_piece, read_records, write_records
+from toolrl_cli.jsonl import cut_lines, dump_json, load_json, open_atomic, read_piece, read_records, write_records
 from toolrl_cli.parallel import map_in_order
-from toolrl_cli.prepare.config import Choice, PrepareConfig
+from toolrl_cli.prepare.changing import change
+from toolrl_cli.prepare.config import Changes, Choice, PrepareConfig
 from toolrl_cli.prepare.contamination import Overlap, read_benchmarks
 from toolrl_cli.prepare.statistics import find_tokenizer, make_prompt_counter
 from toolrl_cli.prepare.summary import Summary
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20
 """Bytes."""
+BATCH = 500
+"""Lines that are written at a time."""
 PERCENTILES = (50, 90, 95, 99)
+Copied = tuple[list[bytes], Counter[str]]
+"""Lines, and how many of them were changed, by change."""
 
 
 class Entry(NamedTuple):
@@ -54,7 +59,7 @@ def write_choice(examples: Path, config: PrepareConfig, summary: Summary) -> Non
         DataError: a source has fewer examples than the mix takes, or nothing is left.
     """
     choice = config.choice
-    entries = list(describe(examples, choice, config.workers))
+    entries = list(describe(examples, config))
     chosen = filter_entries(entries, choice, config, summary)
     if choice.mix:
         chosen = mix(chosen, choice.mix, config.seed, summary)
@@ -67,19 +72,20 @@ def write_choice(examples: Path, config: PrepareConfig, summary: Summary) -> Non
         raise DataError(f"{config.output}: not written, no example is left of {len(entries)}")
     parts = split(chosen, choice.split, config.seed)
     for name, path in config.split_paths.items():
-        summary.splits[str(path)] = copy_lines(examples, parts[name], path)
-    summary.written = copy_lines(examples, parts[""], config.output)
+        summary.splits[str(path)] = write_lines(examples, parts[name], path, config, summary)
+    summary.written = write_lines(examples, parts[""], config.output, config, summary)
 
 
-def describe(examples: Path, choice: Choice, workers: int) -> Iterator[Entry]:
+def describe(examples: Path, config: PrepareConfig) -> Iterator[Entry]:
     """An entry for each line, in order."""
     pieces = ((examples, piece) for piece in cut_lines(examples, PIECE))
-    for found in map_in_order(make_describer, (choice,), pieces, workers):
+    for found in map_in_order(make_describer, (config,), pieces, config.workers):
         yield from found
 
 
-def make_describer(choice: Choice) -> Callable[[tuple[Path, Any]], list[Entry]]:
-    """The function that describes the lines of a piece."""
+def make_describer(config: PrepareConfig) -> Callable[[tuple[Path, Any]], list[Entry]]:
+    """The function that describes the lines of a piece: examples as they are, and how long their prompts will be."""
+    choice = config.choice
     find_overlap = read_benchmarks(choice.decontaminate).find if choice.decontaminate else None
     count_tokens = make_token_counter(choice) if choice.max_prompt_tokens or choice.tokenizer else None
     sign: Callable[[Example], Signature] | None = None
@@ -100,7 +106,7 @@ def make_describer(choice: Choice) -> Callable[[tuple[Path, Any]], list[Entry]]:
                     content_hash(example),
                     dialogue_hash(example),
                     tools_hash(example),
-                    count_tokens(example) if count_tokens else 0,
+                    count_tokens(change_late(example, config)) if count_tokens else 0,
                     find_overlap(example) if find_overlap else None,
                     sign(example) if sign else None,
                 )
@@ -122,19 +128,16 @@ def content_hash(example: Example) -> int:
 
 
 def dialogue_hash(example: Example) -> int:
-    """Stands for the prefix that the steps of a dialogue share: up to the first user message."""
-    texts: list[object] = []
-    for message in example.messages:
-        texts.append(message.get("content"))
-        if message["role"] == "user":
-            break
-    return hash_of(texts)
+    """Stands for the question that the steps of a dialogue share: the first user message."""
+    return hash_of(next((m.get("content") for m in example.messages if m["role"] == "user"), None))
 
 
 def tools_hash(example: Example) -> int:
-    """Stands for the set of tools, 0 for none."""
-    names = sorted(tool["function"]["name"] for tool in example.tools)
-    return hash_of(names) if names else 0
+    """Stands for the set of tools by the names they had before they were masked, 0 for none."""
+    masked = example.meta.get("masked_names")
+    original = masked if isinstance(masked, dict) else {}
+    names = [tool["function"]["name"] for tool in example.tools]
+    return hash_of(sorted(str(original.get(name, name)) for name in names)) if names else 0
 
 
 def make_token_counter(choice: Choice) -> Callable[[Example], int]:
@@ -307,12 +310,35 @@ def find_families(entries: Sequence[Entry]) -> list[int]:
     return [find(place) for place in range(len(entries))]
 
 
-def copy_lines(examples: Path, entries: Iterable[Entry], path: Path) -> int:
-    """Write the lines of entries to a path; their number."""
-    count = 0
-    with examples.open("rb") as lines, open_atomic(path) as stream:
-        for entry in entries:
-            lines.seek(entry.start)
-            stream.buffer.write(lines.read(entry.size))  # type: ignore[attr-defined]
-            count += 1
-    return count
+def write_lines(examples: Path, entries: Sequence[Entry], path: Path, config: PrepareConfig, summary: Summary) -> int:
+    """Write the lines of entries to a path, with the changes that are left to make; their number."""
+    places = [(entry.start, entry.size) for entry in entries]
+    batches = (places[i : i + BATCH] for i in range(0, len(places), BATCH))
+    workers = 1 if config.late_changes == Changes() else config.workers
+    with open_atomic(path) as stream:
+        for lines, changed in map_in_order(make_copier, (examples, config), batches, workers):
+            stream.buffer.writelines(lines)  # type: ignore[attr-defined]
+            summary.changed += changed
+    return len(places)
+
+
+def make_copier(examples: Path, config: PrepareConfig) -> Callable[[list[tuple[int, int]]], Copied]:
+    """The function that reads lines of a file, each by its start and size, and changes them."""
+
+    def copy(places: list[tuple[int, int]]) -> Copied:
+        lines, counts = [], Counter[str]()
+        with examples.open("rb") as stream:
+            for start, size in places:
+                stream.seek(start)
+                lines.append(stream.read(size))
+        if config.late_changes != Changes():
+            changed = (change_late(Example.from_json(load_json(line)), config, counts) for line in lines)
+            lines = [dump_json(example.to_json()).encode() + b"\n" for example in changed]
+        return lines, counts
+
+    return copy
+
+
+def change_late(example: Example, config: PrepareConfig, counts: Counter[str] | None = None) -> Example:
+    """An example with the changes that are left to make."""
+    return change([example], config.late_changes, config.seed, Counter() if counts is None else counts)[0]

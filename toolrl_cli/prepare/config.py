@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,16 @@ class Changes:
     shuffle_tools: bool = False
     irrelevance: float = 0.0
     mask_names: float = 0.0
+
+    @property
+    def by_rule(self) -> Changes:
+        """Those that leave equal examples equal."""
+        return Changes(last_step=self.last_step, thought=self.thought)
+
+    @property
+    def by_chance(self) -> Changes:
+        """Those that may part equal examples, made after the others."""
+        return replace(self, last_step=False, thought="keep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +83,16 @@ class PrepareConfig:
     def enough(self) -> int | None:
         """How many examples need to be converted, None for all."""
         return self.limit if self.choice.takes_all else None
+
+    @property
+    def early_changes(self) -> Changes:
+        """The changes that rows get when they are converted."""
+        return self.changes if self.choice.takes_all else self.changes.by_rule
+
+    @property
+    def late_changes(self) -> Changes:
+        """The changes that only chosen examples get, so that the choice compares them as they were."""
+        return Changes() if self.choice.takes_all else self.changes.by_chance
 
     @property
     def rejects_path(self) -> Path | None:

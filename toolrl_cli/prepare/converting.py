@@ -66,7 +66,7 @@ def convert_chunk(item: Input, chunk: Chunk, config: PrepareConfig) -> Converted
                 continue
             done.counts.repaired.update(kinds_of(result, "repairs"))
             done.counts.flagged.update(kinds_of(result, "warnings"))
-            for example in change(result, config.changes, config.seed, done.changed):
+            for example in change(result, config.early_changes, config.seed, done.changed):
                 done.counts.examples += 1
                 done.ids.append(example.id)
                 done.lines.append(dump_json(example.to_json()).encode() + b"\n")

@@ -101,14 +101,15 @@ def refuse_outputs(config: PrepareConfig) -> None:
 
 
 def plan_of(inputs: list[OpenInput], config: PrepareConfig) -> Json:
-    """All that the converted examples depend on, so that only the same run is resumed."""
+    """All that the outputs depend on, so that only the same run is resumed."""
     paths = [*(opened.item.path for opened in inputs), *([config.tools] if config.tools else [])]
     files = [(path, path.stat()) for path in paths if path != STDIO and not is_hub(path)]
     return {
         "inputs": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in files] + list(map(str, config.inputs)),
         "sources": [opened.item.source.name for opened in inputs],
-        "options": [config.hub_split, config.on_invalid, config.seed, asdict(config.changes)],
-        "limit": config.enough,
+        "options": [config.hub_split, config.on_invalid, config.seed, config.limit],
+        "changes": asdict(config.changes),
+        "choice": spell_paths(asdict(config.choice)),
     }
 
 

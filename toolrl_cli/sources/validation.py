@@ -22,6 +22,8 @@ from toolrl_cli.sources.base import RowError, freeze, shorten
 
 MAX_FINDINGS = 10
 NESTING_RESERVE = 200
+OPEN_ENDED = {"patternProperties", "$ref", "allOf", "anyOf", "oneOf"}
+"""Keywords by which a schema takes arguments that its `properties` do not name."""
 KINDS = {
     "required": "missing argument",
     "additionalProperties": "unknown argument",
@@ -103,13 +105,7 @@ def check_arguments(call: ToolCall, schema: Json) -> list[Finding]:
 def find_unknown(call: ToolCall, schema: Json) -> Iterator[Finding]:
     """Arguments that a schema does not name, unless it says that it takes any."""
     properties = schema.get("properties")
-    open_ended = schema.get("additionalProperties") or schema.keys() & {
-        "patternProperties",
-        "$ref",
-        "allOf",
-        "anyOf",
-        "oneOf",
-    }
+    open_ended = schema.get("additionalProperties") or schema.keys() & OPEN_ENDED
     if not isinstance(properties, dict) or open_ended:
         return
     for name in call.arguments:
