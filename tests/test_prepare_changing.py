@@ -136,6 +136,44 @@ def test_a_share_is_about_that_share_and_independent_of_the_others(share: float)
     assert other != ids
 
 
+TOLD = "You are a weather bot in the city. Always use get_weather with city and max_days; weather knows more."
+
+
+def test_masking_reaches_the_tools_that_a_system_message_names() -> None:
+    tools = (tool("get_weather", "city", "max_days"), tool("weather", "city"))
+    asked = {"role": "user", "content": "I want get_weather, please."}
+    some = example(tools=tools, messages=({"role": "system", "content": TOLD}, asked), target=Target(response="No."))
+    (masked,) = changed(some, mask_names=1.0)
+    long, short = (t["function"] for t in masked.tools)
+    (days,) = set(long["parameters"]["properties"]) - set(long["parameters"]["required"])
+    assert masked.messages == (
+        {
+            "role": "system",
+            "content": f"You are a {short['name']} bot in the city. Always use {long['name']} with city and {days}; "
+            f"{short['name']} knows more.",
+        },
+        asked,
+    )
+
+
+def test_plain_names_of_tools_are_masked_where_they_stand_as_names() -> None:
+    thought = "The weather: I call weather, `weather`, weather(city) or the weather tool; using weather is bad weather."
+    (masked,) = changed(example(target=Target(thought, (), "I use weather.")), mask_names=1.0)
+    name = masked.tools[0]["function"]["name"]
+    assert masked.target.thought == (
+        f"The weather: I call {name}, `{name}`, {name}(city) or the {name} tool; using {name} is bad weather."
+    )
+    assert masked.target.response == f"I use {name}."
+
+
+def test_a_call_fits_its_masked_schema_whatever_that_says_of_its_parameters() -> None:
+    either = tool("weather", "city", "day")
+    either["function"]["parameters"] |= {"required": [], "anyOf": [{"required": ["city"]}, {"required": ["day"]}]}
+    (masked,) = changed(example(tools=(either, *TOOLS[1:])), mask_names=1.0)
+    assert masked.target.tool_calls[0].arguments == {"city": "Rome"}
+    assert not check_calls(masked)
+
+
 def test_masking_reaches_texts_but_not_plain_words_or_users() -> None:
     names = ("Search Managers", "get_weather", "regions", "max_results")
     tools = (tool("Search Managers", "max_results"), tool("get_weather", "city"), tool("regions", "q"))

@@ -18,6 +18,21 @@ ABSTENTION = "None of the available tools can do this."
 MASK_LENGTHS = range(4, 13)
 MASK_LETTERS = string.ascii_letters + string.digits + "_"
 PLAIN_WORD = re.compile(r"[A-Za-z]?[a-z]+")
+BEFORE_NAMED = r"(?=\(| (?:tool|function|API)\b)"
+BEHIND_CALL = r"(?:(?<=\b[Cc]all )|(?<=\b[Cc]alling )|(?<=\b[Uu]se )|(?<=\b[Uu]sing ))"
+NAMING = {
+    "allOf",
+    "anyOf",
+    "dependentRequired",
+    "dependentSchemas",
+    "else",
+    "if",
+    "not",
+    "oneOf",
+    "propertyNames",
+    "then",
+}
+"""Keywords that may speak of a parameter by its name."""
 
 Edit = Callable[[Example, random.Random], Example]
 
@@ -111,9 +126,10 @@ def shuffle_tools(example: Example, chance: random.Random) -> Example:
 def mask_names(example: Example, chance: random.Random) -> Example:
     """The example with random names for tools and their parameters, the same in tools, history and target.
 
-    The function masking of Hammer (arXiv 2410.04587): what is left to go by are the descriptions. Where thoughts,
-    responses, results and descriptions name a tool or a parameter, they name the masked one, unless its name is a
-    plain word (`weather`), which may mean the thing.
+    The function masking of Hammer (arXiv 2410.04587): what is left to go by are the descriptions. Where system
+    messages, thoughts, responses, results and descriptions name a tool or a parameter, they name the masked one, unless
+    its name is a plain word (`weather`), which may mean the thing. Plain names of tools are masked in system messages
+    all the same, and elsewhere where they stand as a name. What users say stays.
     """
     if not example.tools:
         return example
@@ -122,8 +138,11 @@ def mask_names(example: Example, chance: random.Random) -> Example:
         tool["function"]["name"]: {name: random_name(chance) for name in properties_of(tool["function"])}
         for tool in example.tools
     }
-
-    mask_text = text_masker(tools, *parameters.values())
+    every = {name: masked for names in parameters.values() for name, masked in names.items()} | tools
+    clear = {name: masked for name, masked in every.items() if not PLAIN_WORD.fullmatch(name)}
+    plain = {name: masked for name, masked in tools.items() if name not in clear}
+    mask_text, mask_system = text_masker(clear, plain), text_masker(clear | plain, {})
+    maskers = {"system": mask_system, "assistant": mask_text, "tool": mask_text}
 
     def mask_call(call: ToolCall) -> ToolCall:
         return ToolCall(tools.get(call.name, call.name), rename(call.arguments, parameters.get(call.name, {})))
@@ -131,7 +150,7 @@ def mask_names(example: Example, chance: random.Random) -> Example:
     return replace(
         example,
         tools=tuple(mask_tool(tool, tools, parameters, mask_text) for tool in example.tools),
-        messages=tuple(mask_message(message, tools, mask_call, mask_text) for message in example.messages),
+        messages=tuple(mask_message(message, tools, mask_call, maskers) for message in example.messages),
         target=replace(
             example.target,
             thought=mask_text(example.target.thought),
@@ -148,9 +167,9 @@ def random_name(chance: random.Random) -> str:
 
 
 def properties_of(function: Json) -> Json:
-    """The schemas of a tool's parameters by name."""
+    """The schemas of a tool's parameters by name, none where the schema speaks of them elsewhere too."""
     properties = function["parameters"].get("properties")
-    return properties if isinstance(properties, dict) else {}
+    return properties if isinstance(properties, dict) and not function["parameters"].keys() & NAMING else {}
 
 
 def rename(values: Mapping[str, Any], names: Mapping[str, str]) -> Json:
@@ -158,16 +177,27 @@ def rename(values: Mapping[str, Any], names: Mapping[str, str]) -> Json:
     return {names.get(name, name): value for name, value in values.items()}
 
 
-def text_masker(*names: Mapping[str, str]) -> Callable[[Any], Any]:
-    """Replaces the names in a text, whole and longest first, but for plain words; what is no text stays."""
-    known = {name: masked for group in names for name, masked in group.items() if not PLAIN_WORD.fullmatch(name)}
-    longest_first = sorted(known, key=len, reverse=True)
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)") if known else None
+def text_masker(names: Mapping[str, str], plain: Mapping[str, str]) -> Callable[[Any], Any]:
+    """Replaces names in a text, whole and longest first, plain ones where they stand as a name; what is no text stays.
+
+    A plain word stands as a name in backticks, before a bracket or the word tool, and behind the word call or use.
+    """
+    known = {**names, **plain}
+    parts = [rf"(?<!\w)(?:{any_of(names)})(?!\w)"] if names else []
+    if plain:
+        word = any_of(plain)
+        parts += [rf"(?<=`)(?:{word})(?=`)", rf"(?<!\w)(?:{word}){BEFORE_NAMED}", rf"{BEHIND_CALL}(?:{word})(?!\w)"]
+    pattern = re.compile("|".join(parts))
 
     def mask(text: Any) -> Any:
-        return pattern.sub(lambda found: known[found[0]], text) if pattern and isinstance(text, str) else text
+        return pattern.sub(lambda found: known[found[0]], text) if known and isinstance(text, str) else text
 
     return mask
+
+
+def any_of(names: Iterable[str]) -> str:
+    """The pattern of any of these names, the longest first."""
+    return "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
 
 
 def mask_tool(
@@ -191,10 +221,11 @@ def mask_message(
     message: Json,
     tools: Mapping[str, str],
     mask_call: Callable[[ToolCall], ToolCall],
-    mask_text: Callable[[Any], Any],
+    maskers: Mapping[str, Callable[[Any], Any]],
 ) -> Json:
     """A message with the names in its calls, of the tool it is from, and in what no user wrote, replaced."""
-    texts = ("content", "reasoning_content") if message["role"] in ("assistant", "tool") else ()
+    mask_text = maskers.get(message["role"], lambda text: text)
+    texts = ("content", "reasoning_content")
     masked = {name: mask_text(value) if name in texts else value for name, value in message.items()}
     if "tool_calls" in message:
         masked["tool_calls"] = [
