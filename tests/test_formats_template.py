@@ -200,7 +200,9 @@ class TestChoice:
         assert choose_format(str(tmp_path)).digest == ToolrlFormat("a").digest
 
     def test_native_needs_a_model(self) -> None:
-        with pytest.raises(ConfigError, match="give --model, or hermes or llama3"):
+        with pytest.raises(
+            ConfigError, match=r"name the model \(--model, in prepare --tokenizer\), or give hermes or llama3"
+        ):
             choose_format(None, "native")
 
     def test_native_is_refused_where_the_chat_template_knows_no_tools(self, tiny_model: Path) -> None:

@@ -321,6 +321,19 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=r"out\.jsonl: exists; add --overwrite"):
             run(rows)
 
+    def test_own_outputs_and_empty_files_in_a_folder_are_no_inputs(self, tmp_path: Path) -> None:
+        folder = tmp_path / "dd"
+        write(folder / "rows.jsonl", GOOD, WRONG)
+        (folder / "none.jsonl").touch()
+        written = []
+        for _ in range(2):
+            done = toolrl(folder, "-o", folder / "out.jsonl", "--overwrite")
+            assert done.returncode == 0, done.stderr
+            assert f"{folder / 'none.jsonl'}: empty, left out\n" in done.stderr
+            written.append((read(folder / "out.jsonl"), read(folder / "out.rejects.jsonl")))
+        assert written[0] == written[1]
+        assert ids(written[0][0]) == ["xlam-rows-1"]
+
     def test_named_rejects_are_written_even_when_there_are_none(self, tmp_path: Path) -> None:
         _, summary = run(write(tmp_path / "rows.jsonl", GOOD), rejects=tmp_path / "bad.jsonl")
         assert (summary["rejects"], (tmp_path / "bad.jsonl").read_text()) == (str(tmp_path / "bad.jsonl"), "")
@@ -452,6 +465,11 @@ class TestCommand:
             (["rows.jsonl", "-o", "out.jsonl", "--on-invalid", "fix"], 2, "Invalid value for '--on-invalid'"),
             (["rows.jsonl", "-o", "out.jsonl", "--limit", "0"], 2, "Invalid value for '--limit'"),
             (["rows.jsonl"], 2, "Invalid value for --output: needed"),
+            (["rows.jsonl", "-o", "out.jsonl.gz"], 2, "toolrl: out.jsonl.gz: what is written is plain JSONL; name it"),
+            (["rows.jsonl", "-o", "out.parquet"], 2, "toolrl: out.parquet: what is written is plain JSONL; name it"),
+            (["rows.jsonl", "-o", "o", "--rejects", "r.zst"], 2, "toolrl: r.zst: what is written is plain JSONL"),
+            (["rows.jsonl", "-o", "o", "--format", "llama3"], 2, "--format: belongs to --show or --tokenizer"),
+            (["rows.jsonl", "-o", "o", "--template", "w.jinja"], 2, "--template: belongs to --show or --tokenizer"),
         ],
     )
     def test_a_failure_is_one_line(self, tmp_path: Path, arguments: list[str], status: int, message: str) -> None:

@@ -164,6 +164,7 @@ def test_a_folder_stands_for_its_data_files_by_name(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
     (tmp_path / "empty.jsonl").touch()
+    (tmp_path / ".out.jsonl.part.json").write_text("{}")
     assert list(find_files([tmp_path])) == [tmp_path / "a/c.csv.gz", tmp_path / "a/z.json", tmp_path / "b.jsonl"]
 
 

@@ -88,6 +88,7 @@ def test_two_answers_in_a_row_are_two_steps() -> None:
         ({"conversations": None}, "conversations must be a list, not null"),
         ({"system": 5}, "system must be a string, not a number"),
         ({"tools": "[{"}, "tools not JSON"),
+        ({"chosen": {}, "rejected": {}}, "preference pair: chosen and rejected answers"),
     ],
 )
 def test_a_malformed_row_is_refused(change: Json, reason: str) -> None:

@@ -10,7 +10,7 @@ import re
 import sys
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -69,10 +69,10 @@ def checked_line(number: int, text: bytes, value: Any) -> Line:
     return Line(number, value, raw=text)
 
 
-def find_files(paths: Iterable[Path], leave_out: Container[str] = ()) -> Iterator[Path]:
-    """The files to read; a folder stands for all data files in it and below that are not empty, by name.
+def find_files(paths: Iterable[Path], leave_out: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
+    """The files to read; a folder stands for all data files in it and below that are not empty or hidden, by name.
 
-    Files of the names `leave_out` in a folder are no data.
+    Files of a folder for which `leave_out` is true are no data.
 
     Raises:
         DataError: a folder holds none.
@@ -81,16 +81,16 @@ def find_files(paths: Iterable[Path], leave_out: Container[str] = ()) -> Iterato
         if is_hub(path) or not path.is_dir():
             yield path
             continue
-        found = (file for file in path.rglob("*") if data_suffix(file) in SUFFIXES and holds_bytes(file))
-        files = sorted(file for file in found if file.name not in leave_out)
+        files = [file for file in list_data(path) if file.stat().st_size > 0 and not leave_out(file)]
         if not files:
             raise DataError(f"{path}: no data files in this folder ({', '.join(SUFFIXES)})")
         yield from files
 
 
-def holds_bytes(path: Path) -> bool:
-    """Whether a path is a file with something in it."""
-    return path.is_file() and path.stat().st_size > 0
+def list_data(folder: Path) -> list[Path]:
+    """The files in a folder and below that are data by their names, empty ones too, but for hidden ones."""
+    found = (file for file in folder.rglob("*") if data_suffix(file) in SUFFIXES and not file.name.startswith("."))
+    return sorted(file for file in found if file.is_file())
 
 
 def data_suffix(path: Path) -> str:

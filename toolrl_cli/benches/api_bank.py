@@ -147,7 +147,7 @@ def find_levels(data: Path) -> list[Path]:
     """The files of a folder that name a level, themselves or by their own folder; any file that is given itself."""
     if is_hub(data) or not data.is_dir():
         return [data]
-    files = [path for path in find_files([data], {CATALOGUE}) if level_of(path)]
+    files = [path for path in find_files([data], lambda file: file.name == CATALOGUE) if level_of(path)]
     if not files:
         raise DataError(f"{data}: no API-Bank in this folder; its files or folders are named level-1-..., level-2-...")
     return files

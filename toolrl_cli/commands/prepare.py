@@ -179,6 +179,9 @@ def prepare(
         raise typer.BadParameter("belongs to --stats", param_hint="--plot")
     if show and (stats or as_json):
         raise typer.BadParameter("prints texts; leave out --stats and --json", param_hint="--show")
+    if (text_format or template) and not (show or tokenizer):
+        name = "--format" if text_format else "--template"
+        raise typer.BadParameter("belongs to --show or --tokenizer; examples are written in no format", param_hint=name)
     if extract_template:
         count = write_template(inputs, extract_template, overwrite=overwrite)
         return log(f"{extract_template}: the wording of {count} rows")

@@ -105,6 +105,12 @@ class PrepareConfig:
         return self.beside_output("contaminated") if self.choice.decontaminate else None
 
     @property
+    def outputs(self) -> list[Path]:
+        """All files that may be written, streams too."""
+        paths = [self.output, self.rejects_path, self.contaminated_path, *self.split_paths.values()]
+        return [path for path in paths if path]
+
+    @property
     def split_paths(self) -> dict[str, Path]:
         """The files of the splits beside the output, by name."""
         paths = {name: self.beside_output(name) for name in self.choice.split}

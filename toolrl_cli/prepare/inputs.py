@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 
+from toolrl_cli.console import log
 from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.jsonl import STDIO, Line
 from toolrl_cli.prepare.config import PrepareConfig
 from toolrl_cli.prepare.converting import Input, Piece, not_object
-from toolrl_cli.reading import Chunk, data_stem, find_files, is_hub, read_chunks
+from toolrl_cli.reading import Chunk, data_stem, find_files, is_hub, list_data, read_chunks
 from toolrl_cli.records import Json
 from toolrl_cli.sources.base import Source
 from toolrl_cli.sources.registry import CATALOGUES, detect_source, find_source
@@ -45,10 +46,21 @@ def open_inputs(config: PrepareConfig) -> list[OpenInput]:
     forced = find_source(config.source) if config.source else None
     inputs: list[OpenInput] = []
     taken: set[str] = set()
-    for path in find_files(config.inputs, CATALOGUES):
+    own = {path.resolve() for path in config.outputs}
+    tell_empty(config.inputs)
+    for path in find_files(config.inputs, lambda file: file.name in CATALOGUES or file.resolve() in own):
         inputs.append(open_input(path, forced, config, taken))
         taken.add(inputs[-1].item.label)
     return inputs
+
+
+def tell_empty(inputs: Iterable[Path]) -> None:
+    """Tell of the files in a folder that are left out because they are empty."""
+    for folder in (path for path in inputs if not is_hub(path) and path.is_dir()):
+        empty = [file for file in list_data(folder) if file.stat().st_size == 0]
+        if empty:
+            others = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
+            log(f"{empty[0]}: empty, left out{others}")
 
 
 def open_input(path: Path, forced: Source | None, config: PrepareConfig, taken: set[str]) -> OpenInput:

@@ -20,7 +20,7 @@ from toolrl_cli.prepare.converting import Converted, make_converter
 from toolrl_cli.prepare.inputs import OpenInput, open_inputs, pieces_of
 from toolrl_cli.prepare.spool import Spool
 from toolrl_cli.prepare.summary import Summary
-from toolrl_cli.reading import is_hub
+from toolrl_cli.reading import COMPRESSED, is_hub
 from toolrl_cli.records import Json
 
 
@@ -77,7 +77,7 @@ def spell_paths(options: Json) -> Json:
 
 
 def refuse_outputs(config: PrepareConfig) -> None:
-    """Raise `ConfigError` for an output that exists or is an input, two outputs in one file, or `-` read twice."""
+    """Raise `ConfigError` for an output that exists, is an input or no JSONL, two in one file, or `-` read twice."""
     if config.inputs.count(STDIO) > 1:
         raise UsageError("- given twice; standard input can be read only once")
     if config.resume and (STDIO in config.inputs or is_stream(config.output)):
@@ -90,10 +90,12 @@ def refuse_outputs(config: PrepareConfig) -> None:
     if config.rejects == config.output:
         raise UsageError(f"{config.output}: examples and rejects cannot share a file; give --rejects another name")
     inputs = [path.resolve() for path in config.inputs if path != STDIO]
-    outputs = [config.output, config.rejects_path, config.contaminated_path, *config.split_paths.values()]
-    for path in outputs:
-        if path is None or is_stream(path):
+    for path in config.outputs:
+        if is_stream(path):
             continue
+        if path.suffix.lower() in (*COMPRESSED, ".parquet", ".csv"):
+            how = "name it .jsonl, or pipe -o - through a program such as gzip"
+            raise UsageError(f"{path}: what is written is plain JSONL; {how}")
         if path.resolve() in inputs:
             raise UsageError(f"{path}: is an input, and would be lost; choose another name")
         if path.exists() and not config.overwrite:

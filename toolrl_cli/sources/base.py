@@ -163,6 +163,12 @@ def read_call(raw: object) -> ToolCall:
     return ToolCall(name, expect(decode_text(arguments, "arguments not JSON"), dict, f"arguments of {shorten(name)}"))
 
 
+def refuse_pair(row: Mapping[str, Any]) -> None:
+    """Raise `RowError` for a row with a chosen and a rejected answer, which is no dialogue to learn."""
+    if "chosen" in row and "rejected" in row:
+        raise RowError("preference pair", "chosen and rejected answers are no dialogue to learn")
+
+
 def other_fields(row: Mapping[str, Any], *known: str) -> Json:
     """The fields of a row that the source has no other place for."""
     return {key: value for key, value in row.items() if key not in known}

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from toolrl_cli.records import Example, Json, expect, expect_optional_text
-from toolrl_cli.sources.base import RowError, Source, other_fields, read_tools, shorten
+from toolrl_cli.sources.base import RowError, Source, other_fields, read_tools, refuse_pair, shorten
 from toolrl_cli.sources.literals import parse_block, read_block, read_whole
 from toolrl_cli.sources.turns import dialogue_examples, find_turns, read_turns, step_message
 
@@ -36,8 +36,7 @@ class HermesSource(Source):
 
     def convert(self, row: Json, row_id: str) -> list[Example]:
         """One example a step; raise `DataError` for a malformed row, or a pair of answers to choose from."""
-        if "chosen" in row and "rejected" in row:
-            raise RowError("preference pair", "chosen and rejected answers are no dialogue to learn")
+        refuse_pair(row)
         system = expect_optional_text(row, "system")
         turns = [*([{"role": "system", "content": system}] if system else []), *read_turns(row)]
         wording = [turn["content"] for turn in turns if is_wording(turn)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from toolrl_cli.records import Example, Json, Target, expect, expect_each, expect_optional_text
-from toolrl_cli.sources.base import RowError, Source, decode_text, other_fields, shorten
+from toolrl_cli.sources.base import RowError, Source, decode_text, other_fields, refuse_pair, shorten
 from toolrl_cli.sources.openai import join_steps, read_functions, read_messages, step_examples, with_warnings
 
 ROLES = {"system": "system", "human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
@@ -26,7 +26,8 @@ class SharegptSource(Source):
         return apart and not any(tag in turn["value"] for turn in turns for tag in TAGS)
 
     def convert(self, row: Json, row_id: str) -> list[Example]:
-        """One example a step; raise `DataError` for a malformed row, or an observation that no call asked for."""
+        """One example a step; raise `DataError` for a malformed row, a pair, or a result that no call asked for."""
+        refuse_pair(row)
         turns = expect_each(row.get("conversations"), dict, "conversations")
         require_calls(turns)
         system = expect_optional_text(row, "system")

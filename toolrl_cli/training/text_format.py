@@ -22,7 +22,8 @@ def choose_format(model: str | None, name: str | None = None, template: Path | N
     """
     if name == NATIVE and template is None:
         if model is None:
-            raise UsageError("--format native is that of a model's chat template; give --model, or hermes or llama3")
+            why = "--format native is that of a model's chat template"
+            raise UsageError(f"{why}; name the model (--model, in prepare --tokenizer), or give hermes or llama3")
         return native_format(read_chat_template(model))
     folder = Path(model or "")
     if name is None and model is not None and (folder / FILE_NAME).is_file():
