@@ -97,7 +97,10 @@ def prepare(
     max_prompt_tokens: Annotated[
         int | None, typer.Option(min=1, help="Drop examples with longer prompts.", rich_help_panel=CHOOSING)
     ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Model whose tokens count.", rich_help_panel=CHOOSING)] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Model whose tokens count, and whose chat template --show uses.", rich_help_panel=CHOOSING),
+    ] = None,
     keep_learnable: Annotated[
         Path | None,
         typer.Option(
@@ -124,7 +127,10 @@ def prepare(
         bool, typer.Option("--stats", help="Count what examples hold, and write nothing.", rich_help_panel=LOOKING)
     ] = False,
     show: Annotated[
-        int | None, typer.Option(min=1, help="Print so many as the model will see them.", rich_help_panel=LOOKING)
+        int | None,
+        typer.Option(
+            min=1, help="Print so many in a --format, with --tokenizer as its model sees them.", rich_help_panel=LOOKING
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -188,7 +194,7 @@ def prepare(
     if stats or show:
         wording = choose_format(tokenizer, text_format, template)
         if show:
-            return print_examples(inputs, wording, show)
+            return print_examples(inputs, wording, show, tokenizer)
         return print_statistics(inputs, wording, tokenizer, limit, plot, overwrite=overwrite, as_json=as_json)
     if output is None:
         raise typer.BadParameter("needed, unless rows are only looked at", param_hint="--output")
@@ -220,12 +226,13 @@ def prepare(
         return print_text("\n".join(summary.lines())) if summary.lines() else None
 
 
-def print_examples(inputs: list[Path], wording: "TextFormat", count: int) -> None:
-    """Print examples as the model will see them."""
-    from toolrl_cli.prepare.statistics import read_all, show_example
+def print_examples(inputs: list[Path], wording: "TextFormat", count: int, model: str | None) -> None:
+    """Print the prompts and targets of examples, prompts as the text that a model sees where one is named."""
+    from toolrl_cli.prepare.statistics import find_tokenizer, read_all, show_example
 
+    tokenizer = find_tokenizer(model) if model else None
     for example in read_all(inputs, count):
-        print_text(show_example(example, wording))
+        print_text(show_example(example, wording, tokenizer))
 
 
 def print_statistics(

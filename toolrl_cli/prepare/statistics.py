@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from toolrl_cli.errors import DataError
+from toolrl_cli.errors import DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
-from toolrl_cli.jsonl import dump_json, read_records
+from toolrl_cli.jsonl import dump_json
+from toolrl_cli.reading import find_files, read_chunks
 from toolrl_cli.records import Example, Json
 from toolrl_cli.scoring.tally import percentiles
 
@@ -100,17 +103,32 @@ def make_counter(model: str, text_format: TextFormat) -> TokenCounter:
     count_prompt = make_prompt_counter(tokenizer, text_format)
 
     def count(example: Example) -> Json:
-        target = tokenizer(text_format.render_target(example.target), add_special_tokens=False)["input_ids"]
+        with naming(example):
+            text = text_format.render_target(example.target)
+        target = tokenizer(text, add_special_tokens=False)["input_ids"]
         return {"prompt_tokens": count_prompt(example), "target_tokens": len(target)}
 
     return count
 
 
 def make_prompt_counter(tokenizer: Any, text_format: TextFormat) -> Callable[[Example], int]:
-    """Counts the tokens of prompts as training does."""
+    """Counts the tokens of prompts as training does; raise `DataError` for one that cannot be rendered."""
     from toolrl_cli.inference.transformers_engine import tokenize_prompt
 
-    return lambda example: len(tokenize_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages)))
+    def count(example: Example) -> int:
+        with naming(example):
+            return len(tokenize_prompt(tokenizer, *text_format.render_prompt(example.tools, example.messages)))
+
+    return count
+
+
+@contextmanager
+def naming(example: Example) -> Iterator[None]:
+    """Raise what a format or a chat template refuses as `DataError` with the id of the example."""
+    try:
+        yield
+    except (DataError, FormatError) as error:
+        raise DataError(f"{example.id}: {error}") from error
 
 
 def find_tokenizer(model: str) -> Any:
@@ -135,23 +153,38 @@ def read_statistics(paths: Sequence[Path], count_tokens: TokenCounter | None, li
     return statistics
 
 
-def read_all(paths: Sequence[Path], limit: int | None) -> Iterable[Example]:
-    """The examples of several files, the first `limit` of them."""
-    count = 0
-    for path in paths:
-        for example in read_records(path, Example.from_json):
-            if count == limit:
-                return
-            count += 1
-            yield example
+def read_all(paths: Iterable[Path], limit: int | None) -> Iterator[Example]:
+    """The first `limit` examples of files and folders, whatever holds them.
+
+    Raises:
+        DataError: a file is missing or unreadable, or a line is no example.
+    """
+    lines = ((file, line) for file in find_files(paths) for chunk in read_chunks(file) for line in chunk.lines())
+    for file, line in islice(lines, limit):
+        if line.error:
+            raise DataError(f"{file}:{line.number}: {line.error}")
+        try:
+            yield Example.from_json(line.value)
+        except DataError as error:
+            raise DataError(f"{file}:{line.number}: {error}") from error
 
 
-def show_example(example: Example, text_format: TextFormat) -> str:
-    """An example as the model will see it: the tools and messages of its prompt, and its target."""
-    messages, tools = text_format.render_prompt(example.tools, example.messages)
-    parts = [("tools", "\n".join(map(dump_json, tools)))] if tools else []
-    parts += [(message["role"], show_message(message)) for message in messages]
-    parts.append(("target", text_format.render_target(example.target)))
+def show_example(example: Example, text_format: TextFormat, tokenizer: Any = None) -> str:
+    """The prompt and the target of an example; the prompt as its tools and messages, or with a tokenizer as its text.
+
+    Raises:
+        DataError: the format or the tokenizer's chat template cannot render the example.
+    """
+    with naming(example):
+        messages, tools = text_format.render_prompt(example.tools, example.messages)
+        if tokenizer is not None:
+            from toolrl_cli.inference.transformers_engine import apply_chat_template
+
+            parts = [("prompt", str(apply_chat_template(tokenizer, messages, tools, tokenize=False)))]
+        else:
+            parts = [("tools", "\n".join(map(dump_json, tools)))] if tools else []
+            parts += [(message["role"], show_message(message)) for message in messages]
+        parts.append(("target", text_format.render_target(example.target)))
     return "\n".join([f"@ {example.id}", *(f"--- {name}\n{text}" for name, text in parts), ""])
 
 

@@ -123,7 +123,7 @@ class Summary:
         return ["source", *columns], [[name, *(str(c[column]) for column in columns)] for name, c in counted.items()]
 
     def lines(self) -> list[str]:
-        """A line for each reason of rejects, repair, warning and change, with its count."""
+        """A line for each reason of rejects, repair, warning and change, with its count, and the lengths of prompts."""
         lines = []
         for name, counts in self.sources.items():
             lines += count_lines(f"{name}: ", counts.rejected.most_common())
@@ -131,7 +131,9 @@ class Summary:
             lines += count_lines(f"{name}: ", counts.flagged.most_common(), " (kept, with a warning)")
         lines += count_lines("changed: ", self.changed.most_common())
         lines += count_lines("dropped: ", self.dropped.most_common())
-        return [*lines, *count_lines("written to ", self.splits.items())]
+        lines += count_lines("written to ", self.splits.items())
+        lengths = "  ".join(f"{name} {count}" for name, count in self.notes.get("prompt_tokens", {}).items())
+        return [*lines, f"prompt tokens: {lengths}"] if lengths else lines
 
 
 def count_lines(start: str, counts: Iterable[tuple[str, int]], end: str = "") -> list[str]:

@@ -91,16 +91,17 @@ def refuse_picture(path: Path, *, overwrite: bool) -> None:
 
 
 def plot_lengths(lengths: Mapping[str, Counter[int]], picture_path: Path) -> None:
-    """Draw a histogram of each measure of a file of examples, over the values below the 99th percentile."""
+    """Draw a histogram of each measure of a file of examples, over the values up to the 99th percentile."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(lengths))
     rows = -(-len(lengths) // columns)
     figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
     for place, (name, counts) in enumerate(lengths.items(), start=1):
-        axes = figure.add_subplot(rows, columns, place, xlabel=name.replace("_", " "), ylabel="examples")
         values = sorted(counts.elements())
         most = values[min(len(values) - 1, len(values) * 99 // 100)]
+        cut = f"\n(up to the 99th percentile; the largest is {values[-1]})" if most < values[-1] else ""
+        axes = figure.add_subplot(rows, columns, place, xlabel=name.replace("_", " ") + cut, ylabel="examples")
         shown = {value: count for value, count in counts.items() if value <= most}
         if most - values[0] < BARS:
             axes.bar(list(shown), list(shown.values()))
