@@ -189,6 +189,29 @@ def test_ids_of_examples_stay_unique_over_an_interruption(tmp_path: Path, monkey
     assert len(set(ids)) == len(ids) > 50
 
 
+def test_a_choice_after_an_interruption_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 200)
+    monkeypatch.setattr(reading, "CHUNK_BYTES", 3000)
+    options: dict[str, Any] = {"inputs": (rows, rows), "changes": CHANGES, "choice": Choice(dedupe="exact")}
+    whole = prepare_examples(PrepareConfig(output=tmp_path / "whole" / "out.jsonl", **options)).to_json()
+    append, seen = spool.Spool.append, []
+
+    def interrupted(self: spool.Spool, done: Any) -> None:
+        append(self, done)
+        seen.append(done)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(spool.Spool, "append", interrupted)
+    again = PrepareConfig(output=tmp_path / "out" / "out.jsonl", resume=True, **options)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_examples(again)
+    assert len(seen) == 5
+    resumed = prepare_examples(again).to_json()
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert (resumed["changed"], resumed["dropped"]) == (whole["changed"], whole["dropped"])
+
+
 def test_repair_mends_what_the_schema_leaves_no_doubt_about(tmp_path: Path) -> None:
     rows = [
         row(0, days="3"),
