@@ -468,11 +468,11 @@ BAD_DATA = {
     "raw": ('{"messages": []}', ':1: no "id" field; run toolrl prepare first'),
     "no role": (
         json.dumps({**EXAMPLES[0], "messages": [{"content": "x"}]}),
-        ":1: tools or messages are malformed (KeyError('role')); run toolrl prepare first",
+        ":1: messages[0].role must be a string, not null",
     ),
     "bare tool": (
         json.dumps({**EXAMPLES[0], "tools": [WEATHER["function"]]}),
-        ":1: tools or messages are malformed (KeyError('function')); run toolrl prepare first",
+        ":1: tools[0].function must be an object, not null",
     ),
     "odd schema": (
         json.dumps({**EXAMPLES[0], "tools": [{"function": {"name": "f", "parameters": ["a"]}}]}),

@@ -356,7 +356,7 @@ class TestExamples:
         ("change", "reason"),
         [
             ({"target": []}, "target must be an object, not a list"),
-            ({"tools": [{"type": "function"}]}, "tool name must be a string"),
+            ({"tools": [{"type": "function"}]}, "tools[0].function must be an object, not null"),
             ({"messages": [{"role": "user"}]}, "no content: messages[0]"),
         ],
     )
