@@ -18,6 +18,8 @@ from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.grpo import train_grpo
 from toolrl_cli.training.models import load_model, resolve_model
 
+pytestmark = pytest.mark.slow
+
 
 def configure(trained: Place, output: Path, **options: Any) -> GrpoConfig:
     """GRPO from the SFT run, with an entropy bonus that moves the weights where all completions earn the same."""

@@ -60,6 +60,7 @@ def test_what_is_found_in_each_preset(preset: str) -> None:
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs the real rows")
+@pytest.mark.slow
 def test_robust_holds_on_real_examples(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "toolrl_cli"]
     examples = tmp_path / "examples.jsonl"

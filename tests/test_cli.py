@@ -59,6 +59,7 @@ class TestHelp:
         assert (done.returncode, done.stderr) == (0, "[]\n")
         assert done.stdout.startswith(" ".join(["Usage: toolrl", *words[:-1]]) + " [OPTIONS]")
 
+    @pytest.mark.slow
     def test_it_comes_quickly(self) -> None:
         """Each takes at most 1.6 times as long as importing Typer, the list of all commands 1.8 times.
 

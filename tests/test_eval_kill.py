@@ -22,6 +22,8 @@ from toolrl_cli.jsonl import write_json
 from toolrl_cli.manifest import read_manifest
 from toolrl_cli.records import Completion
 
+pytestmark = pytest.mark.slow
+
 RIGHT = '<think> look </think>\n<tool_call>\n{"name": "weather", "parameters": {"city": "Oslo"}}\n</tool_call>'
 ANSWERS = (RIGHT, RIGHT.replace("Oslo", "naïve \U0001f327"), RIGHT.replace("}}", ""), "nothing", "")
 COUNT = 12
@@ -211,7 +213,6 @@ def test_a_resumed_evaluation_goes_on_saying_that_it_was_rescored(config: EvalCo
     assert evaluate(config, engine=Script()) == summary
 
 
-@pytest.mark.slow
 def test_a_killed_model_goes_on(tmp_path: Path, tiny_model: Path) -> None:
     rows = [row | {"id": f"{row['id']}{i}"} for i in range(4) for row in EXAMPLES]
     data = write_lines(tmp_path / "ex.jsonl", rows)

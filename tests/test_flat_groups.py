@@ -17,6 +17,8 @@ from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.flat_groups import FlatGroupFilter, choose_groups
 from toolrl_cli.training.grpo import train_grpo
 
+pytestmark = pytest.mark.slow
+
 
 def parity(completions: Sequence[Any], **columns: Any) -> list[float]:
     """1 for every other completion: half the groups of two are flat."""

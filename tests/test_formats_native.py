@@ -138,6 +138,7 @@ class TestNative:
         expected = Llama3Format if name in LLAMA3_TEMPLATES else HermesFormat
         assert type(native_format(path.read_text("utf-8"))) is expected
 
+    @pytest.mark.slow
     def test_every_real_chat_template_is_found_or_refused(self) -> None:
         for path in chat_templates().glob("*.jinja"):
             with suppress(ConfigError):

@@ -210,6 +210,7 @@ class TestChoice:
         with pytest.raises(ConfigError, match="shows no tools; use --format toolrl"):
             choose_format(str(tiny_model), "native")
 
+    @pytest.mark.slow
     def test_a_trained_run_is_evaluated_with_the_template_of_its_training(
         self, toolrl: Any, tiny_model: Path, tmp_path: Path
     ) -> None:

@@ -141,6 +141,7 @@ def test_settings_reach_trl(trained: Place, cli: InProcess, tmp_path: Path) -> N
     assert not any(after[name].equal(value) for name, value in before.items())
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_and_ends_as_if_unbroken(
     trained: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ from toolrl_cli.training.config import SftConfig
 from toolrl_cli.training.launch import exit_status, patience, starts_processes
 from toolrl_cli.training.run import finish
 
+pytestmark = pytest.mark.slow
+
 ROW_NOISE = Path(__file__).parent / "row_noise"
 """Sampling that does not depend on the number of processes, and a reward that a random model can earn."""
 EXACT = ("--tuning", "full", "--set", "bf16=false", "--learning-rate", "1e-3")
@@ -61,7 +63,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, toolrl: Cli, tiny_model: Path
     return folder
 
 
-@pytest.mark.slow
 def test_a_preflight_and_the_filter_of_flat_groups(
     toolrl: Cli, tiny_model: Path, examples_file: Path, tmp_path: Path
 ) -> None:
@@ -93,7 +94,6 @@ def test_a_preflight_and_the_filter_of_flat_groups(
     assert json.loads(done.stdout)["metrics"]["step"] == 3
 
 
-@pytest.mark.slow
 class TestTwoProcessesAreOne:
     def test_in_every_completion_and_its_score(self, runs: Path) -> None:
         one, two = (read_rows(runs / name / "completions.jsonl") for name in ("one", "two"))
@@ -138,7 +138,6 @@ def sft_words(data: Path, model: Path, output: Path) -> tuple[object, ...]:
     return ("sft", data, "--model", model, "-o", output, *SFT, *EXACT)
 
 
-@pytest.mark.slow
 def test_sft_started_by_the_user(toolrl: Cli, tiny_model: Path, examples_file: Path, tmp_path: Path) -> None:
     """`accelerate launch -m toolrl_cli` is no other than `--num-processes`, and torchrun neither."""
     launchers = (
@@ -157,7 +156,6 @@ def test_sft_started_by_the_user(toolrl: Cli, tiny_model: Path, examples_file: P
         assert [row["step"] for row in read_rows(tmp_path / str(number) / "metrics.jsonl")] == [1, 2, 3]
 
 
-@pytest.mark.slow
 def test_an_accelerate_configuration(toolrl: Cli, tiny_model: Path, examples_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "accelerate.yaml"
     path.write_text(
@@ -215,7 +213,6 @@ class TestRefusals:
         done = cli("sft", examples_file, "--model", "none", "-o", tmp_path / "run", "--accelerate-config", path)
         assert refusal(done).startswith("accelerate cannot start the processes: The config file at ")
 
-    @pytest.mark.slow
     def test_what_every_process_finds_is_told_once(self, toolrl: Cli, examples_file: Path, tmp_path: Path) -> None:
         words = ("sft", examples_file, "--model", "none", "-o", tmp_path / "run", "--batch-size", 4)
         assert refusal(toolrl(*words, "--num-processes", 2)).startswith("none: no such model; ")
@@ -293,7 +290,6 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not alive
 
 
-@pytest.mark.slow
 class TestAnEnd:
     def test_what_one_process_meets_is_told_with_its_number(
         self, toolrl: Cli, tiny_model: Path, examples_file: Path, tmp_path: Path

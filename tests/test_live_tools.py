@@ -15,6 +15,8 @@ from toolrl_cli.plugins.trl import text_of
 from toolrl_cli.records import Example
 from toolrl_cli.training.live_tools import LiveTools, load_live_tools
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = Path(__file__).parents[1] / "data_samples" / "live"
 DRAWER = '''
 class Drawer:

@@ -32,6 +32,8 @@ from toolrl_cli.training.preflight import (
     suggest_group_size,
 )
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"batch_size": 4, "micro_batch_size": 2, "num_generations": 2, "max_completion_length": 8, "max_steps": 3}
 REFUSED = (
     "preflight: 100% of the groups of 2 would have no signal, over 90%; begin from a model after sft, or change the "

@@ -56,6 +56,7 @@ CHANGES = Changes(mask_names=0.3, shuffle_tools=True, irrelevance=0.2)
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("choice", [Choice(), Choice(dedupe="exact", shuffle=True, split={"test": 0.1})])
+@pytest.mark.slow
 def test_workers_change_no_byte(tmp_path: Path, choice: Choice) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 1500)
     if choice.split:
@@ -107,6 +108,7 @@ def start(folder: Path, mode: str, pause: float) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path: Path, how: signal.Signals) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 1500)
     whole = PrepareConfig(inputs=(rows,), output=tmp_path / "whole" / "out.jsonl", changes=CHANGES)

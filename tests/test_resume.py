@@ -24,6 +24,8 @@ from toolrl_cli.training.grpo import train_grpo
 from toolrl_cli.training.run import RunSummary
 from toolrl_cli.training.sft import train_sft
 
+pytestmark = pytest.mark.slow
+
 CLOCKS = {"step_time"}
 """Metrics that are wall-clock time."""
 SHARED: dict[str, Any] = {"batch_size": 4, "max_steps": 14, "save_steps": 3}
@@ -73,7 +75,6 @@ def planned(
     return command, {"data": str(trained.folder / "ex.jsonl"), "model": str(model), **options}
 
 
-@pytest.mark.slow
 def test_ten_kills_leave_no_trace(planned: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
     command, config = planned
     job = {"command": command, "kill": None}

@@ -126,6 +126,7 @@ def score(cli: InProcess, rows: Path, output: Path, *words: object) -> dict[str,
     return summary
 
 
+@pytest.mark.slow
 def test_training_and_score_agree_on_a_sum(trained: Place, cli: InProcess, tmp_path: Path, polite: str) -> None:
     reward = ("--reward", "dynamic", "--reward", f"{polite}=0.5", "--matching", "greedy")
     words = ("grpo", trained.folder / "ex.jsonl", "--model", trained.folder / "runs/sft", "-o", tmp_path / "run")

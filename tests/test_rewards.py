@@ -310,6 +310,7 @@ def read_gold_texts() -> list[str]:
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs the real rows")
+@pytest.mark.slow
 def test_real_gold_texts() -> None:
     counts: Counter[tuple[float, str]] = Counter()
     for text in read_gold_texts():

@@ -234,6 +234,7 @@ def test_the_gold_earns_everything(name: str, target: Target) -> None:
 
 @pytest.mark.skipif(not DATA.exists(), reason="the shared data sets are not here")
 @pytest.mark.parametrize("name", ["hermes", "llama3"])
+@pytest.mark.slow
 def test_real_gold_earns_everything(name: str) -> None:
     """Also the 17 rows whose thoughts mention the tags, which earn nothing in the toolrl format."""
     targets = [replace(e.target, thought=None) for e in real_examples("toolrl", "toolrl/rlla_sft.json")]
@@ -271,6 +272,7 @@ def texts_for(form: tuple[str, Target]) -> st.SearchStrategy[tuple[str, Target, 
 
 @example(("llama3", THOUGHT, ""))
 @given(st.sampled_from(EXPRESSIBLE).flatmap(texts_for))
+@pytest.mark.slow
 def test_where_the_format_is_right_its_own_reader_finds_the_same_parts(case: tuple[str, Target, str]) -> None:
     """The form is that of `render_target`: the strict reader of gold agrees, as far as the calls are fit to be gold."""
     name, target, text = case

@@ -133,6 +133,7 @@ def configure_sft(data: Path, model: Path, output: Path, **options: Any) -> SftC
     return SftConfig(data=data, model=str(model), output=output, **settings)
 
 
+@pytest.mark.slow
 def test_an_update_that_would_ruin_the_weights_is_left_out(
     examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def test_an_update_that_would_ruin_the_weights_is_left_out(
 
 
 @pytest.mark.parametrize("logging_steps", [1, 3])
+@pytest.mark.slow
 def test_after_one_bad_batch_the_run_goes_on(
     logging_steps: int, examples_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +260,7 @@ def as_options(limits: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["format", "calls", "entropy", "spurious", "zero-variance", "length"])
+@pytest.mark.slow
 def test_a_run_that_goes_wrong_is_saved_and_stopped(
     name: str,
     cli: InProcess,
@@ -292,6 +295,7 @@ def test_a_run_that_goes_wrong_is_saved_and_stopped(
     assert [row["step"] for row in read_rows(run / "metrics.jsonl")] == list(range(1, 10))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_stopped_at_the_step_at_which_the_unbroken_one_is(
     taught: Path, examples_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +318,7 @@ def test_a_resumed_run_is_stopped_at_the_step_at_which_the_unbroken_one_is(
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 def test_vllm_that_drifts_from_the_trainer_stops_the_run(
     examples_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +338,7 @@ def test_vllm_that_drifts_from_the_trainer_stops_the_run(
         train_grpo(configure(examples_file, tiny_model, tmp_path / "run", sentinels=only("drift")))
 
 
+@pytest.mark.slow
 def test_a_sane_run_is_left_alone(taught: Path, examples_file: Path, tmp_path: Path) -> None:
     options = {"temperature": 1.0, "sentinels": {"window": 3}, "learning_rate": 1e-4}
     summary = train_grpo(configure(examples_file, taught, tmp_path / "run", **options))
@@ -342,6 +348,7 @@ def test_a_sane_run_is_left_alone(taught: Path, examples_file: Path, tmp_path: P
     assert [row["gold_call_share"] for row in rows] == pytest.approx([10 / 12] * 9)
 
 
+@pytest.mark.slow
 def test_sft_is_not_judged_by_what_a_model_samples(examples_file: Path, tiny_model: Path, tmp_path: Path) -> None:
     """Its entropy falls as it learns."""
     options = {"learning_rate": 1e-2, "max_steps": 30, "sentinels": {"window": 1, "entropy": 0.9}}

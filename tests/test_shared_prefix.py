@@ -31,6 +31,8 @@ from toolrl_cli.training.compat import project_in_small_tiles, score_labelled_po
 from toolrl_cli.training.packed import distinct_rows
 from toolrl_cli.training.shared_prefix import SharedPrefixGRPOTrainer
 
+pytestmark = pytest.mark.slow
+
 BOUND = 1e-6
 FLOAT32_BOUND = 1e-5
 """Relative, of log-probabilities, entropies and gradients alike."""
@@ -211,7 +213,6 @@ def test_float32_differs_by_rounding_alone(kind: str, build_trainer: Callable[..
     assert_equal(compute(trainer, SharedPrefixGRPOTrainer), compute(trainer, GRPOTrainer), FLOAT32_BOUND)
 
 
-@pytest.mark.slow
 def test_smollm2_gives_the_same(build_trainer: Callable[..., Any]) -> None:
     from toolrl_cli.training.models import load_model, resolve_model
 

@@ -146,6 +146,7 @@ def test_no_broken_row_raises_anything_but_a_data_error() -> None:
     assert_only_data_errors("nemo-gym", row_of(ASKED, expected_answers=[ROME.to_json()]))
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_calls_are_one_step() -> None:
     example = convert_one(row_of(ASKED, *[CALL] * 100_000, RESULT, expected_action=CALL))
     assert len(example.messages[1]["tool_calls"]) == 100_000

@@ -294,6 +294,7 @@ def test_no_row_raises_anything_but_a_data_error(bad: Json) -> None:
 class TestReleasedRows:
     FOLDER = DATA / "sealtools"
 
+    @pytest.mark.slow
     def test_all_convert_and_references_reject_none(self, tmp_path: Path) -> None:
         output = tmp_path / "out.jsonl"
         inputs = tuple(self.FOLDER / f"{name}.jsonl" for name in ("dev", "test_in_domain", "test_out_domain"))

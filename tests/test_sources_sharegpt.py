@@ -120,6 +120,7 @@ def test_no_broken_row_raises_anything_but_a_data_error() -> None:
     assert_only_data_errors("sharegpt", {**ROW, "system": "s", "tools": [WEATHER]})
 
 
+@pytest.mark.slow
 def test_a_huge_row_takes_linear_time() -> None:
     start = time.perf_counter()
     [example] = convert_all("sharegpt", row_of(*[("function_call", call_text(ROME))] * 50_000))

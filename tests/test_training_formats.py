@@ -20,6 +20,8 @@ from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.manifest import read_manifest
 from toolrl_cli.records import Example
 
+pytestmark = pytest.mark.slow
+
 TEMPLATES = {"hermes": ("qwen2_5", "qwen3", "qwen3_instruct_2507"), "llama3": ("llama3_1", "llama3_2")}
 TEMPLATES["toolrl"] = (*TEMPLATES["hermes"], *TEMPLATES["llama3"])
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]

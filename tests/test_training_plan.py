@@ -37,6 +37,7 @@ def plan(summary: Any) -> dict[str, Any]:
         {"batch_size": 8, "micro_batch_size": 2, "overrides": {"steps_per_generation": 1}},
     ],
 )
+@pytest.mark.slow
 def test_grpo_takes_the_steps_that_were_planned(
     options: dict[str, Any], examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -45,6 +46,7 @@ def test_grpo_takes_the_steps_that_were_planned(
     assert done.metrics["step"] == planned > 1
 
 
+@pytest.mark.slow
 def test_sft_takes_the_steps_and_learns_from_the_examples_that_were_planned(
     examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -57,6 +59,7 @@ def test_sft_takes_the_steps_and_learns_from_the_examples_that_were_planned(
     assert (told["examples"], told["steps"]) == (5, done.metrics["step"])
 
 
+@pytest.mark.slow
 def test_packed_rows_are_what_steps_are_counted_from(examples_file: Path, tiny_model: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"batch_size": 1, "micro_batch_size": 1, "overrides": {"packing": True}}
     config = SftConfig(data=examples_file, model=str(tiny_model), output=tmp_path / "run", **options)
@@ -136,6 +139,7 @@ def scored(path: Path, totals: dict[str, list[float]]) -> Path:
 
 
 @pytest.mark.parametrize("order", ["easy-first", "hard-first"])
+@pytest.mark.slow
 def test_examples_come_in_the_order_of_their_mean_reward(
     order: str, examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ from toolrl_cli.training.completions import Recorder, Sampled
 from toolrl_cli.training.config import SftConfig, Tracker
 from toolrl_cli.training.watching import Progress, best_and_worst, describe_step, show_samples
 
+pytestmark = pytest.mark.slow
+
 LOGGED: dict[str, Any] = {
     "loss": 0.0123,
     "reward": 1.25,
