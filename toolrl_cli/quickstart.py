@@ -115,7 +115,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         learning_rate=1e-3,
         batch_size=8,
         micro_batch_size=4,
-        max_steps=5,
+        max_steps=6,
         save_steps=3,
         **shared,
     )
@@ -123,7 +123,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         data=train,
         model=str(sft.output),
         output=folder / "grpo",
-        learning_rate=3e-4,
+        learning_rate=2e-4,
         batch_size=32,
         micro_batch_size=8,
         num_generations=8,
