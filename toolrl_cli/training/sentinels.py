@@ -24,7 +24,8 @@ class Sentinel:
     `measure` takes the means over the window and those over the first window of the run; a KeyError
     means that there is nothing to judge. The run stops when the value is beyond `limit`: above it,
     or below when `floor`. One that `arms` judges only after the value was once within half the
-    limit, so that what a run has yet to learn does not stop it. `what` and `advice` make the message.
+    limit, so that what a run has yet to learn does not stop it. `most` is the highest limit that makes sense.
+    `what` and `advice` make the message.
     """
 
     limit: float
@@ -33,6 +34,7 @@ class Sentinel:
     advice: str
     arms: bool = False
     floor: bool = False
+    most: float = 1.0
 
 
 def format_loss(now: Means, first: Means) -> float:
@@ -106,6 +108,7 @@ SENTINELS = {
         lambda now, first: now["sampling/sampling_logp_difference/mean"],
         "vLLM's log-probabilities are {value:.2f} from the trainer's in the mean token",
         "use the same dtype in both, and an attention kernel that both have",
+        most=math.inf,
     ),
 }
 
@@ -132,7 +135,7 @@ def read_limits(settings: Mapping[str, Any]) -> Limits:
             nan = False
         elif name in SENTINELS and off:
             del values[name]
-        elif name in SENTINELS and is_number(value) and value > 0:
+        elif name in SENTINELS and is_number(value) and 0 < value <= SENTINELS[name].most:
             values[name] = float(value)
         elif name == WINDOW and is_number(value) and value >= 1 and value == int(value):
             window = int(value)
@@ -153,7 +156,8 @@ def explain_setting(name: str) -> str:
     if name == WINDOW:
         return "must be a whole number of steps, 1 or more"
     if name in SENTINELS:
-        return "must be a limit above 0, or off"
+        most = SENTINELS[name].most
+        return f"must be a limit above 0{f' and up to {most:g}' if most < math.inf else ''}, or off"
     known = [NAN, *SENTINELS, WINDOW]
     return f"no such sentinel{nearest(name, known)}; there are {', '.join(known)}"
 
