@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -96,7 +96,8 @@ def take_turns(train: Train, examples: Path, model: str, count: int, turn: Conne
         return original(self, *args, **kwargs)
 
     Trainer.training_step = training_step
-    train(examples, model, count, examples.with_name(train.__name__))
+    with redirect_stdout(sys.stderr):
+        train(examples, model, count, examples.with_name(train.__name__))
 
 
 def show_middle(values: list[float]) -> str:
