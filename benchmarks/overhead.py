@@ -6,9 +6,9 @@ Both are processes of their own, with the same model, prompts, seed, trainer and
 completions. They train by turns, a step at a time, so that the two durations of a step were measured
 seconds apart. The plain script's reward is a number made of the tokens and it logs nothing; `toolrl
 grpo` scores by the ToolRL reward and writes metrics, completions and the run folder. A step is the time
-from its beginning to that of the next one, so that rewards, callbacks and logs are in it. The rest of a
-process is its start-up, the first step, in which the shared prefix is checked, and the last one with the
-files of the finished run.
+from its beginning to that of the next one, so that rewards, callbacks and logs are in it; on a machine
+that does other things too, processor time tells more than that on the clock. The first step, in which the
+shared prefix is checked, and the last one, which writes the files of the finished run, do not count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
+from itertools import pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -46,41 +47,39 @@ def main() -> None:
         examples = Path(temporary) / "examples.jsonl"
         prepare = [sys.executable, "-m", "toolrl_cli", "prepare", options.rows, "-o", examples]
         subprocess.run(prepare, check=True, capture_output=True)
-        starts, steps = train_by_turns(examples, options.model, options.steps)
-    print(f"{options.steps} steps of 2 prompts, G={SIZE}, {NEW} new; median and the middle half")
-    for name, start, (first, *middle, last) in zip(SIDES, starts, steps, strict=True):
-        print(f"{name:<13} {show_middle(middle)} s a step, {start + first + last:.1f} s the rest")
-    pairs = zip(*(side[1:-1] for side in steps), strict=True)
-    print(f"added to a step {show_middle([100 * (ours / plain - 1) for ours, plain in pairs])}%")
+        clock, processor = train_by_turns(examples, options.model, options.steps)
+    print(f"{options.steps} steps of 2 prompts, G={SIZE}, {NEW} new; median and the middle half, seconds a step")
+    for kind, steps in (("clock", clock), ("processor", processor)):
+        for name, seconds in zip(SIDES, steps, strict=True):
+            print(f"{kind:<10} {name:<13} {show_middle(seconds)}")
+        added = [100 * (ours / plain - 1) for ours, plain in zip(*steps, strict=True)]
+        print(f"{kind:<10} added         {show_middle(added)}%")
 
 
-def train_by_turns(examples: Path, model: str, count: int) -> tuple[list[float], list[list[float]]]:
-    """Seconds of each side's start-up, and of its steps; the end of the process is in the last one."""
+def train_by_turns(examples: Path, model: str, count: int) -> tuple[list[list[float]], list[list[float]]]:
+    """Seconds of each side's steps on the clock and of its processors, but for the first and the last step."""
     context = get_context("spawn")
-    turns, starts = [], []
+    processes, turns, used = [], [], []
     for train in SIDES.values():
         turn, theirs = context.Pipe()
         process = context.Process(target=take_turns, args=(train, examples, model, count, theirs))
-        start = time.perf_counter()
         process.start()
         theirs.close()
-        turn.recv()
-        starts.append(time.perf_counter() - start)
+        used.append([turn.recv()])
         turns.append(turn)
-    steps: list[list[float]] = [[] for _ in SIDES]
-    for number in range(count):
+        processes.append(process)
+    clock: list[list[float]] = [[] for _ in SIDES]
+    for number in range(count - 1):
         for side in range(len(SIDES)) if number % 2 else reversed(range(len(SIDES))):
-            steps[side].append(give_turn(turns[side]))
-    return starts, steps
-
-
-def give_turn(turn: Connection) -> float:
-    """Seconds until a side has done its step, or all of its work."""
-    start = time.perf_counter()
-    turn.send(None)
-    with suppress(EOFError):
-        turn.recv()
-    return time.perf_counter() - start
+            start = time.perf_counter()
+            turns[side].send(None)
+            used[side].append(turns[side].recv())
+            clock[side].append(time.perf_counter() - start)
+    for turn, process in zip(turns, processes, strict=True):
+        turn.send(None)
+        process.join()
+    processor = [[after - before for before, after in pairwise(times)] for times in used]
+    return [seconds[1:] for seconds in clock], [seconds[1:] for seconds in processor]
 
 
 def take_turns(train: Train, examples: Path, model: str, count: int, turn: Connection) -> None:
@@ -91,7 +90,7 @@ def take_turns(train: Train, examples: Path, model: str, count: int, turn: Conne
 
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not self._step % self.args.gradient_accumulation_steps:
-            turn.send(None)
+            turn.send(time.process_time())
             turn.recv()
         return original(self, *args, **kwargs)
 
