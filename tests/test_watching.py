@@ -223,20 +223,16 @@ def test_a_missing_tracker_is_named_where_the_config_is_made(tmp_path: Path) -> 
         SftConfig(data=tmp_path, model="m", output=tmp_path, track=[missing])
 
 
-def test_giving_pages_back_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_given_back_after_the_first_step_and_then_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     from toolrl_cli.training import callbacks
 
-    now, given = [0.0], [0]
-
-    def trim() -> None:
-        now[0] += 0.1
-        given[0] += 1
-
-    monkeypatch.setattr(callbacks, "trim_heap", trim)
+    now, given = [0.0], list[float]()
+    monkeypatch.setattr(callbacks, "trim_heap", lambda: given.append(now[0]))
     monkeypatch.setattr("toolrl_cli.training.callbacks.time.monotonic", lambda: now[0])
     callback: Any = callbacks.TrimHeap()
-    for step in range(1000):
-        now[0] += 0.2 if step < 900 else 100.0
+    for now[0] in (100.0, 200.0, 399.0, 400.0, 500.0, 1000.0):
         callback.on_step_end(SimpleNamespace(device=torch.device("cpu")), None, None)
-    assert given[0] == 9 + 100  # after 20 s of short steps, and after each long one
+    now[0] = 2000.0
+    callback.on_step_end(SimpleNamespace(device=torch.device("meta")), None, None)
+    assert given == [100.0, 400.0, 1000.0]

@@ -29,7 +29,8 @@ from toolrl_cli.training.sentinels import Limits, Watch
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-TRIM_SHARE = 0.005
+TRIM_PAUSE = 300.0
+"""Seconds: pages that are given back are soon needed again, which costs a step about a tenth of its time."""
 
 
 class MetricsLog(TrainerCallback):
@@ -48,18 +49,16 @@ class MetricsLog(TrainerCallback):
 
 
 class TrimHeap(TrainerCallback):
-    """Keeps a training on a CPU from growing by what the C library does not give back, for `TRIM_SHARE` of its time."""
+    """Keeps a training on a CPU from growing by what the C library does not give back, every `TRIM_PAUSE`."""
 
     def __init__(self) -> None:
         self._due = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Give back the pages that the steps have freed, if the last time is long enough ago."""
-        start = time.monotonic()
-        if args.device.type == "cpu" and start >= self._due:
+        if args.device.type == "cpu" and time.monotonic() >= self._due:
             trim_heap()
-            end = time.monotonic()
-            self._due = end + (end - start) / TRIM_SHARE
+            self._due = time.monotonic() + TRIM_PAUSE
 
 
 class DropReplaced(TrainerCallback):
