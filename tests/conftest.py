@@ -190,6 +190,14 @@ class Place:
     printed: dict[str, Any]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks at a trained model is slow, because of the training."""
+    for item in items:
+        if "trained" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, toolrl: Cli, tiny_model: Path) -> Place:
     """`toolrl sft`, then `toolrl grpo` on its run, as a user runs them."""

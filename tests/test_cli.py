@@ -289,6 +289,7 @@ class TestStreams:
             ("--version", "standard output: Bad file descriptor"),
         ],
     )
+    @pytest.mark.slow
     def test_a_result_that_goes_nowhere(self, words: str, told: str, tmp_path: Path) -> None:
         done = closing(">&-", words, tmp_path)
         assert (done.returncode, done.stderr) == (1, f"toolrl: {told}\n")

@@ -38,6 +38,8 @@ from toolrl_cli.training.config import SftConfig
 from toolrl_cli.training.data import end_of_turn, read_examples, sft_dataset
 from toolrl_cli.training.sft import train_sft
 
+pytestmark = pytest.mark.slow
+
 FORMAT = find_format("toolrl")
 RUN = ("--max-steps", 3, "--batch-size", 4)
 OSLO = (
@@ -170,7 +172,6 @@ def test_resuming_with_other_options_is_refused(
     assert line.startswith("runs/sft: cannot resume with another config.batch_size (4 before, 16 now)")
 
 
-@pytest.mark.slow
 def test_overwrite_replaces_the_run_and_a_seed_fixes_its_weights(
     examples_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -182,7 +183,6 @@ def test_overwrite_replaces_the_run_and_a_seed_fixes_its_weights(
     assert made[0][0] != made[1][0]
 
 
-@pytest.mark.slow
 def test_a_folder_that_another_process_writes_to_is_left_to_it(
     cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +204,6 @@ def test_a_folder_that_another_process_writes_to_is_left_to_it(
     assert held == [told, told], "each run held its folder"
 
 
-@pytest.mark.slow
 def test_a_run_that_fails_before_its_first_step_gives_back_what_it_would_have_replaced(
     cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,7 +308,6 @@ def unbroken(examples_file: Path, tiny_model: Path, tmp_path_factory: pytest.Tem
 
 
 @pytest.mark.parametrize("step", [1, 3])
-@pytest.mark.slow
 def test_ctrl_c_saves_the_step_and_resume_ends_as_if_unbroken(
     step: int, unbroken: Path, examples_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,7 +335,6 @@ def test_ctrl_c_in_the_last_step_finishes_the_run(
     assert weights(tmp_path / "run") == weights(unbroken)
 
 
-@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once_and_resume_repeats_no_record(
     unbroken: Path, examples_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,7 +402,6 @@ def test_a_half_written_checkpoint_is_passed_over(
     assert weights(run) == weights(unbroken)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
@@ -608,7 +604,6 @@ def test_a_missing_package_names_the_line_that_installs_it(
     assert line == f"{package} is not installed; run: python -m pip install -c constraints.txt -e '.[train]'"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("package", ["trl", "peft", "datasets", "accelerate"])
 def test_each_package_of_the_extra_is_named(
     package: str, toolrl: Cli, tmp_path: Path, examples_file: Path, tiny_model: Path
