@@ -36,7 +36,7 @@ Train = Callable[[Path, str, int, Path], None]
 
 
 def main() -> None:
-    """Train by turns and print what a step and the rest took."""
+    """Train by turns and print what a step took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path)
     parser.add_argument("--model", default="smollm2-135m")

@@ -163,6 +163,19 @@ def test_streams_cannot_be_resumed(tmp_path: Path) -> None:
         prepare_examples(PrepareConfig(inputs=(Path("-"),), output=tmp_path / "out.jsonl", resume=True))
 
 
+def interrupt_at_fifth_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise what Ctrl-C does, once, when five chunks are on the disk."""
+    append, seen = spool.Spool.append, list[Any]()
+
+    def interrupted(self: spool.Spool, done: Any) -> None:
+        append(self, done)
+        seen.append(done)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(spool.Spool, "append", interrupted)
+
+
 def test_ids_of_examples_stay_unique_over_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 40)
     prepare_examples(PrepareConfig(inputs=(rows,), output=tmp_path / "ex.jsonl"))
@@ -172,16 +185,7 @@ def test_ids_of_examples_stay_unique_over_an_interruption(tmp_path: Path, monkey
     prepare_examples(config)
     monkeypatch.setattr(reading, "CHUNK_BYTES", 3000)
     monkeypatch.setattr(spool, "SAVE_EVERY", 1)
-    append = spool.Spool.append
-    seen = []
-
-    def interrupted(self: spool.Spool, done: Any) -> None:
-        append(self, done)
-        seen.append(done)
-        if len(seen) == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(spool.Spool, "append", interrupted)
+    interrupt_at_fifth_chunk(monkeypatch)
     again = PrepareConfig(inputs=(twice,), output=tmp_path / "out.jsonl", resume=True)
     with pytest.raises(KeyboardInterrupt):
         prepare_examples(again)
@@ -196,19 +200,10 @@ def test_a_choice_after_an_interruption_gives_the_same_bytes(tmp_path: Path, mon
     monkeypatch.setattr(reading, "CHUNK_BYTES", 3000)
     options: dict[str, Any] = {"inputs": (rows, rows), "changes": CHANGES, "choice": Choice(dedupe="exact")}
     whole = prepare_examples(PrepareConfig(output=tmp_path / "whole" / "out.jsonl", **options)).to_json()
-    append, seen = spool.Spool.append, []
-
-    def interrupted(self: spool.Spool, done: Any) -> None:
-        append(self, done)
-        seen.append(done)
-        if len(seen) == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(spool.Spool, "append", interrupted)
+    interrupt_at_fifth_chunk(monkeypatch)
     again = PrepareConfig(output=tmp_path / "out" / "out.jsonl", resume=True, **options)
     with pytest.raises(KeyboardInterrupt):
         prepare_examples(again)
-    assert len(seen) == 5
     resumed = prepare_examples(again).to_json()
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert (resumed["changed"], resumed["dropped"]) == (whole["changed"], whole["dropped"])

@@ -19,8 +19,10 @@ from toolrl_cli.errors import ConfigError, DataError, SetupError, first_line
 
 T = TypeVar("T")
 STDIO = Path("-")
-COMPRESSED = {b"\x1f\x8b": ("gzip", "zcat"), b"\x28\xb5\x2f\xfd": ("Zstandard", "zstdcat")}
-"""What compressed data begins with, its kind, and the program that writes what it holds to standard output."""
+GZIP, ZSTANDARD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+"""What such files begin with."""
+UNPACKERS = {GZIP: ("gzip", "zcat"), ZSTANDARD: ("Zstandard", "zstdcat")}
+"""Kinds of compression, and the program that writes what is compressed to standard output."""
 NOT_JSON = "not JSON; each line must hold one JSON value"
 
 
@@ -289,10 +291,10 @@ def open_text(path: Path, content: bytes | None = None) -> Iterator[IO[str]]:
 
 def refuse_binary(path: Path, head: bytes) -> None:
     """Raise `DataError` for the beginning of a file that is compressed, or Parquet."""
-    for start, (kind, program) in COMPRESSED.items():
+    for start, (kind, program) in UNPACKERS.items():
         if head.startswith(start):
             raise DataError(f"{path}: is compressed ({kind}); uncompress it first, with {program}")
-    if head.startswith(b"PAR1"):
+    if head.startswith(PARQUET):
         raise DataError(f"{path}: is a Parquet file; it must be text, one JSON value a line")
 
 

@@ -18,13 +18,22 @@ from pathlib import Path
 from typing import IO, Any
 
 from toolrl_cli.errors import DataError, SetupError, first_line
-from toolrl_cli.jsonl import STDIO, Line, explain_json_error, load_json, read_errors, repeated_key
+from toolrl_cli.jsonl import (
+    GZIP,
+    PARQUET,
+    STDIO,
+    ZSTANDARD,
+    Line,
+    explain_json_error,
+    load_json,
+    read_errors,
+    repeated_key,
+)
 
 CHUNK_BYTES = 1 << 20
 CHUNK_ROWS = 500
 COMPRESSED = (".gz", ".zst")
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
-GZIP, ZSTANDARD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 SPACE = re.compile(r"\s*")
 HUB = "hf:/"
 """What is left of `hf://` in a path."""
