@@ -123,7 +123,8 @@ def check_output(folder: Path, manifest: Manifest, *, resume: bool | None = None
     toolrl output). `resume` is None for a command that cannot resume.
 
     Raises:
-        ConfigError: the folder is not empty, or what is resumed was made with another configuration.
+        ConfigError: the folder is not empty, what is resumed was made with another configuration, or another process
+            writes to it.
         DataError: its `manifest.json` is not ours.
     """
     if folder.exists() and not folder.is_dir():
@@ -135,11 +136,11 @@ def check_output(folder: Path, manifest: Manifest, *, resume: bool | None = None
     earlier = read_manifest(folder)
     if resume:
         refuse_difference(folder, earlier, manifest)
-        return earlier.finished
-    if not overwrite:
+    elif not overwrite:
         remedies = "--overwrite" if resume is None else "--resume to continue it or --overwrite"
         raise ConfigError(f"{folder}: not empty; add {remedies} to replace it")
-    return False
+    with sole_writer(folder):
+        return bool(resume) and earlier.finished
 
 
 def content_of(folder: Path) -> Iterator[Path]:

@@ -65,8 +65,7 @@ def evaluate(
         checks.check(config.bench, ready.foresee(), own_files(config))
         manifest, text_format, bench, requests = ready.manifest, ready.text_format, ready.bench, ready.requests
         engine = ready.recorded or engine
-        with sole_writer(config.output):
-            check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
+        check_output(config.output, manifest, resume=config.resume, overwrite=config.overwrite)
         manifest = keep_earlier(config, manifest)
         done = read_finished_lines(config.output / RESULTS) if config.resume else {}
         refuse_other_prompts(config.output, done, requests)

@@ -129,7 +129,7 @@ def run_training(
     start = starting_point(config, source)
     manifest = describe_run(command, config, source, start, text_format, hashes)
     rules = {"resume": config.resume, "overwrite": config.overwrite}
-    finished = main_decides(lambda: look_at_output(config.output, manifest, rules))
+    finished = main_decides(lambda: check_output(config.output, manifest, **rules))
     if config.dry_run and not finished:
         return RunSummary(config.output, manifest, {})
     hub = config.push_to_hub
@@ -165,13 +165,6 @@ def prepare(
     full = config.tuning == "full"
     main_does(lambda: save_base(loaded.model, loaded.tokenizer, start.base, full_precision=full))
     return load_materials(config, start)
-
-
-def look_at_output(folder: Path, manifest: Manifest, rules: dict[str, bool]) -> bool:
-    """Whether the run is already finished; raise `ConfigError` as `check_output`, or when a process is writing it."""
-    finished = check_output(folder, manifest, **rules)
-    with sole_writer(folder):
-        return finished
 
 
 def begin(
