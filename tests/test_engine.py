@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefix_lengths import own_lengths
 
 from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.inference.shared_prefix import common_length
@@ -148,8 +149,8 @@ def test_prompts_with_little_in_common_are_computed_without_padding(kind: str, l
         lambda module, args, options: forwards.append(tuple(options["input_ids"].shape)), with_kwargs=True
     )
     together = list(build_engine((model, loaded[1]), batch_size=4).generate(PROMPTS))
-    lengths = [len(tokenize_prompt(loaded[1], prompt.messages, None)) for prompt in PROMPTS]
-    assert forwards[: len(PROMPTS)] == [(1, length - 1) for length in sorted(lengths, reverse=True)]
+    rows = [tokenize_prompt(loaded[1], prompt.messages, None) for prompt in PROMPTS]
+    assert forwards[: len(PROMPTS)] == [(1, length) for length in own_lengths(rows)]
     assert forwards[len(PROMPTS)] == (len(PROMPTS), 1)
     for prompt, completion in together:
         [(_, alone)] = build_engine((model, loaded[1])).generate([prompt])
@@ -164,8 +165,8 @@ def test_samples_of_a_prompt_share_all_of_it(loaded: tuple[Any, Any]) -> None:
     )
     prompts = [replace(prompt, sample=sample) for sample in range(3) for prompt in SHARING[:2]]
     together = {p.key: c for p, c in build_engine((model, loaded[1]), batch_size=6, temperature=1.0).generate(prompts)}
-    lengths = [len(tokenize_prompt(loaded[1], prompt.messages, None)) for prompt in SHARING[:2]]
-    assert sorted(forwards[:2]) == sorted((1, length - 1) for length in lengths)
+    rows = [tokenize_prompt(loaded[1], prompt.messages, None) for prompt in SHARING[:2]]
+    assert forwards[:2] == [(1, length) for length in own_lengths(rows)]
     assert forwards[2] == (6, 1)
     for prompt in prompts:
         [(_, alone)] = build_engine((model, loaded[1]), temperature=1.0).generate([prompt])

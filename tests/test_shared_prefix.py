@@ -21,6 +21,7 @@ import torch
 import transformers
 import trl.trainer.utils
 from noise import drawn_by_row
+from prefix_lengths import own_lengths
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
@@ -285,7 +286,7 @@ def test_greedy_tokens_are_those_of_trl(
         tokens, _ = trainer._generate_single_turn(prompts, None, {}, 2)
     stock, _ = GRPOTrainer._generate_single_turn(trainer, prompts, None, {}, 2)
     assert tokens == stock
-    assert rows[:4] == [*((1, len(PROMPTS[owner]) - 1) for owner in dict.fromkeys(owners)), (len(owners), 1)]
+    assert rows[:4] == [*((1, length) for length in own_lengths(PROMPTS)), (len(owners), 1)]
     assert [tokens[owners.index(owner)] for owner in owners] == tokens
     assert "generate" not in vars(trainer.model)
 

@@ -152,19 +152,19 @@ def attend_behind(
     mask = causal_mask(length, key.size(2), query.device)[None, None] if mask is None else mask[..., -key.size(2) :]
     if length > 1:  # all scores at once would take more memory than a prefix for each row does
         return attend_with_copies(query, key, value, mask, layer, scaling)
-    asked = (query * (size**-0.5 if scaling is None else scaling)).unflatten(1, (key.size(1), -1))
-    own = (asked @ key.unsqueeze(2).transpose(-1, -2)).masked_fill(~mask.unsqueeze(1), -torch.inf)
-    # (groups, key heads, rows of the group, query heads, tokens, ...): all of a group meet its prefix in one product.
-    asked, own = (x.unflatten(0, (groups, -1)).transpose(1, 2) for x in (asked, own))
-    prefix = (asked.flatten(2, 4) @ layer.prefix_keys.transpose(-1, -2)).masked_fill_(
-        ~layer.real[:, None, None], -torch.inf
-    )
-    scores = torch.cat([prefix.view(*asked.shape[:-1], past), own], dim=-1)
+    # (groups, key heads, rows of the group and query heads, dimension): all of a group meet its prefix in one product.
+    asked = (query * (size**-0.5 if scaling is None else scaling)).view(len(query), key.size(1), -1, size)
+    own = (asked @ key.transpose(-1, -2)).masked_fill_(~mask, -torch.inf)
+    by_group = asked.unflatten(0, (groups, -1)).transpose(1, 2)
+    prefix = by_group.flatten(2, 3) @ layer.prefix_keys.transpose(-1, -2)
+    prefix = prefix.masked_fill_(~layer.real[:, None, None], -torch.inf)
+    prefix = prefix.view(*by_group.shape[:-1], past).transpose(1, 2).flatten(0, 1)
+    scores = torch.cat([prefix, own], dim=-1)
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
     on_prefix, on_own = weights.split([past, key.size(2)], dim=-1)
-    mixed = (on_prefix.flatten(2, 4) @ layer.prefix_values).view(asked.shape)
-    mixed, on_own = (x.transpose(1, 2).flatten(0, 1) for x in (mixed, on_own))
-    return (mixed + on_own @ value.unsqueeze(2)).flatten(1, 2).transpose(1, 2)
+    on_prefix = on_prefix.unflatten(0, (groups, -1)).transpose(1, 2).flatten(2, 3)
+    mixed = (on_prefix @ layer.prefix_values).view(by_group.shape).transpose(1, 2).flatten(0, 1)
+    return (mixed + on_own @ value).flatten(1, 2).unsqueeze(1)
 
 
 def attend_with_copies(

@@ -14,6 +14,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from toolrl_cli.inference.decoding import Decoder
+from toolrl_cli.inference.low_rank import fused_adapters
 from toolrl_cli.inference.shared_attention import ATTENTION, SharedLayer, use_shared_attention
 
 if TYPE_CHECKING:
@@ -74,9 +75,14 @@ def prompts_of_groups(prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
 
 def common_length(rows: Sequence[list[int]]) -> int:
     """How many tokens all rows begin with; the last one of the shortest row does not count."""
-    first, last = min(rows), max(rows)  # in between them all others stand, and begin as both do
-    ends = (i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
-    return min(next(ends, len(first)), *(len(row) - 1 for row in rows))
+    # Between the first and the last one all others stand, and begin as both do.
+    return min(count_common(min(rows), max(rows)), *(len(row) - 1 for row in rows))
+
+
+def count_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    ends = (i for i, (first, second) in enumerate(zip(one, other, strict=False)) if first != second)
+    return next(ends, min(len(one), len(other)))
 
 
 def generate_behind(
@@ -96,24 +102,27 @@ def generate_behind(
     """
     inner = causal_model(model)
     use_shared_attention(inner)
-    with torch.no_grad():
-        cache = compute_prefixes(inner, prefixes, width)
-    output: Tensor = type(model).generate(
-        model, input_ids=input_ids, attention_mask=attention_mask, custom_generate=Decoder(cache, width), **options
-    )
+    with torch.no_grad(), fused_adapters(inner):
+        decoder = Decoder(compute_prefixes(inner, prefixes, width), width)
+        output: Tensor = type(model).generate(
+            model, input_ids=input_ids, attention_mask=attention_mask, custom_generate=decoder, **options
+        )
     return output
 
 
 def compute_prefixes(model: Any, prefixes: Sequence[Sequence[int]], width: int) -> Cache:
-    """A cache of prefixes; each distinct one has a forward of its own, so that no padding is computed."""
-    caches = {}
-    for prefix in map(tuple, prefixes):
-        if prefix not in caches:
-            caches[prefix] = cache = DynamicCache(config=model.config)
-            model.base_model(
-                input_ids=torch.tensor([prefix], device=model.device), past_key_values=cache, use_cache=True
-            )
-    groups = [caches[tuple(prefix)].layers for prefix in prefixes]
+    """A cache of prefixes; each distinct one has a forward of its own, behind what it begins with as the one before."""
+    cache, before = DynamicCache(config=model.config), tuple[int, ...]()
+    states = {}
+    for prefix in sorted(set(map(tuple, prefixes))):
+        known = count_common(before, prefix)
+        for filled in cache.layers if before else []:
+            filled.crop(known - len(before))
+        rest = torch.tensor([prefix[known:]], device=model.device)
+        model.base_model(input_ids=rest, past_key_values=cache, use_cache=True)
+        states[prefix] = [(layer.keys, layer.values) for layer in cache.layers]
+        before = prefix
+    groups = [states[tuple(prefix)] for prefix in prefixes]
     longest = max(map(len, prefixes))
     real = torch.tensor([[column < len(prefix) for column in range(longest)] for prefix in prefixes])
     real = real.to(model.device)
@@ -123,7 +132,7 @@ def compute_prefixes(model: Any, prefixes: Sequence[Sequence[int]], width: int) 
 
     return Cache(
         layers=[
-            SharedLayer(gather(one.keys for one in layer), gather(one.values for one in layer), real, width)
+            SharedLayer(gather(keys for keys, _ in layer), gather(values for _, values in layer), real, width)
             for layer in zip(*groups, strict=True)
         ]
     )
