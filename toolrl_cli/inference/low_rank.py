@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def fused_adapters(model: Any) -> Iterator[None]:
     """Within the block, plain LoRA layers compute in the number format of their base and add up in place.
 
-    PEFT keeps adapters in float32, where a bfloat16 base is evaluated also computes in it, and casts with every call;
-    in training autocast computes them in bfloat16. Weights must not change within the block, and it has no gradients.
+    PEFT holds adapters in float32 and, without autocast, computes them in it, with casts at every call; autocast, in
+    training, has them computed in the format of the base. No gradients; weights must not change within the block.
     """
     layers = [layer for layer in model.modules() if is_plain(layer)]
     for layer in layers:
