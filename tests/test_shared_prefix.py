@@ -291,6 +291,18 @@ def test_greedy_tokens_are_those_of_trl(
     assert "generate" not in vars(trainer.model)
 
 
+@pytest.mark.parametrize("kind", SHARING)
+def test_prompts_that_begin_alike_share_it_and_decode_as_in_trl(kind: str, build_trainer: Callable[..., Any]) -> None:
+    trainer = build_trainer(build_model(kind, SHARING[kind]), max_completion_length=12)
+    trainer.generation_config.do_sample = False
+    prompts = [[5, 6, 7, 8, 9, 10], [5, 6, 12], [5, 6, 7, 13, 14], [5, 6, 7, 8, 9]]
+    with counted_rows(trainer) as rows:
+        tokens, _ = trainer._generate_single_turn([ids for ids in prompts for _ in range(2)], None, {}, 2)
+    stock, _ = GRPOTrainer._generate_single_turn(trainer, [ids for ids in prompts for _ in range(2)], None, {}, 2)
+    assert tokens == stock
+    assert rows[:5] == [(1, 2), (1, 2), (1, 1), (1, 1), (8, 1)]
+
+
 @pytest.mark.parametrize("settings", [{}, {"top_k": 3}], ids=["softmax", "top-k"])
 def test_tokens_are_drawn_from_the_softmax_of_the_policy(
     settings: dict[str, Any], build_trainer: Callable[..., Any]

@@ -34,6 +34,8 @@ def fused_adapters(model: Any) -> Iterator[None]:
 
 def is_plain(module: Any) -> bool:
     """Whether a module is a LoRA layer on a plain linear one, with a single adapter at work and nothing besides."""
+    if not hasattr(module, "base_layer"):  # without adapters PEFT, which is slow to import, is not needed
+        return False
     from peft.tuners.lora import Linear
 
     if type(module) is not Linear or type(module.base_layer) is not torch.nn.Linear or len(module.active_adapters) != 1:
