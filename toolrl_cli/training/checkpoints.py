@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import Trainer
@@ -22,7 +22,6 @@ from toolrl_cli.records import Json, expect
 if TYPE_CHECKING:
     from torch.utils.data import Sampler
 
-T = TypeVar("T", bound=Trainer)
 STAGING = "unfinished"
 """The folder beside the checkpoints in which the next one is written."""
 CONTENTS_FILE = "contents.json"
@@ -37,11 +36,6 @@ LOOP_STATE = (
     "_globalstep_last_logged",
 )
 """What the trainers of transformers and TRL count or hold between two steps and do not save themselves."""
-
-
-def resumable(kind: type[T]) -> type[T]:
-    """A trainer class whose runs go on, after any kill, as if nothing had happened."""
-    return cast("type[T]", type(kind.__name__, (ExactResume, kind), {}))
 
 
 class ExactResume(Trainer):

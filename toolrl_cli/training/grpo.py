@@ -88,9 +88,9 @@ def read_setup(config: GrpoConfig) -> Setup:
 
 def build_trainer(setup: Setup, materials: Materials) -> Trainer:
     """TRL's trainer with shared prefixes, the filter of flat groups, exact resume, and what records and rehearses."""
-    from toolrl_cli.training.checkpoints import resumable
     from toolrl_cli.training.flat_groups import FlatGroupFilter
     from toolrl_cli.training.preflight import Preflight
+    from toolrl_cli.training.trainers import equip
 
     config, tools, tokenizer = setup.config, setup.tools, materials.tokenizer
     stop_ids = {tokenizer.eos_token_id, *stop_token_ids(materials.model.generation_config)}
@@ -98,7 +98,7 @@ def build_trainer(setup: Setup, materials: Materials) -> Trainer:
     if config.show_every and rank() == 0:
         sinks.append(show_samples(setup.examples, config.show_every))
     recorder = Recorder(*sinks)
-    trainer = resumable(FlatGroupFilter)(
+    trainer = equip(FlatGroupFilter)(
         materials.model,
         BatchScorer(setup.reward, stop_ids, recorder, text_format=setup.text_format.name).functions(),
         setup.arguments,

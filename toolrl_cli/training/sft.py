@@ -30,7 +30,7 @@ def train_sft(config: SftConfig) -> RunSummary:
     """
     from trl import SFTConfig, SFTTrainer
 
-    from toolrl_cli.training.checkpoints import resumable
+    from toolrl_cli.training.trainers import equip
 
     quiet_libraries()
     text_format = choose_format(config.model, config.format, config.template)
@@ -42,7 +42,7 @@ def train_sft(config: SftConfig) -> RunSummary:
     def build_trainer(materials: Materials) -> Trainer:
         dataset = sft_dataset(examples, text_format, materials.tokenizer)
         report_lengths(dataset, config)
-        return resumable(SFTTrainer)(
+        return equip(SFTTrainer)(
             materials.model,
             arguments,
             train_dataset=dataset,
