@@ -115,7 +115,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         learning_rate=1e-3,
         batch_size=8,
         micro_batch_size=4,
-        max_steps=6,
+        max_steps=5,
         save_steps=3,
         **shared,
     )
@@ -123,15 +123,15 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         data=train,
         model=str(sft.output),
         output=folder / "grpo",
-        learning_rate=2e-4,
-        batch_size=32,
+        learning_rate=3e-4,
+        batch_size=64,
         micro_batch_size=8,
         num_generations=8,
         max_completion_length=80,
         temperature=0.6,
-        max_steps=20,
-        save_steps=2,
-        overrides={"warmup_steps": 2, "mask_truncated_completions": True},
+        max_steps=8,
+        save_steps=1,
+        overrides={"warmup_steps": 3},
         **shared,
     )
     models = {"raw": MODEL, "sft": str(sft.output), "grpo": str(grpo.output)}
@@ -155,7 +155,7 @@ def plan_evals(
     """The two evaluations of a stage."""
     common = {"model": model, "max_new_tokens": 96, "batch_size": 96, **shared}
     return (
-        EvalConfig(bench="examples", output=folder / f"eval-{stage}", data=held_out, **common),
+        EvalConfig(bench="examples", output=folder / f"eval-{stage}", data=held_out, limit=96, **common),
         EvalConfig(bench="bfcl", output=folder / f"bfcl-{stage}", categories=("simple_python",), limit=8, **common),
     )
 
