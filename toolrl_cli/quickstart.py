@@ -123,15 +123,15 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         data=train,
         model=str(sft.output),
         output=folder / "grpo",
-        learning_rate=3e-4,
+        learning_rate=4e-4,
         batch_size=64,
         micro_batch_size=8,
         num_generations=8,
         max_completion_length=80,
         temperature=0.6,
-        max_steps=8,
+        max_steps=6,
         save_steps=1,
-        overrides={"warmup_steps": 3},
+        overrides={"warmup_steps": 2},
         **shared,
     )
     models = {"raw": MODEL, "sft": str(sft.output), "grpo": str(grpo.output)}
