@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Timer
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,15 @@ from toolrl_cli.errors import DataError, SetupError, TrainingStopped
 from toolrl_cli.jsonl import RecordLog, drop_partial_line, load_json
 from toolrl_cli.records import Json
 from toolrl_cli.training.checkpoints import whole_checkpoints
-from toolrl_cli.training.launch import gather_rows
+from toolrl_cli.training.launch import gather_rows, world_size
 from toolrl_cli.training.memory import trim_heap
 from toolrl_cli.training.sentinels import Limits, Watch
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
+GRACE = 1.0
+"""Seconds within which a process that the launcher ends meets the loss of another."""
 TRIM_PAUSE = 300.0
 """Seconds: pages that are given back are soon needed again, which costs a step about a tenth of its time."""
 
@@ -76,7 +79,8 @@ class DropReplaced(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """Turns the first Ctrl-C, or SIGTERM, into a checkpoint at the end of the step; a second one stops at once.
 
-    `closing` gives the signals back.
+    `closing` gives the signals back. Among several processes the launcher ends all by SIGTERM when one fails: where
+    that makes the training fail here too, it ends the process without a word.
     """
 
     def __init__(self, closing: ExitStack) -> None:
@@ -87,6 +91,7 @@ class StopOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take over the signals."""
+        self._closing.push(self._end_with_others)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._closing.callback(signal.signal, number, signal.signal(number, self._receive))
 
@@ -99,9 +104,19 @@ class StopOnSignal(TrainerCallback):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         what = "press Ctrl-C again" if number == signal.SIGINT else "SIGTERM again"
-        log(f"finishing this step and saving it; {what} to stop at once")
+        news = f"finishing this step and saving it; {what} to stop at once"
+        if number == signal.SIGTERM and world_size() > 1:
+            later = Timer(GRACE, log, [news])
+            self._closing.callback(later.cancel)
+            later.start()
+        else:
+            log(news)
         self.received = number
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    def _end_with_others(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind and self.received == signal.SIGTERM and world_size() > 1:
+            signal.raise_signal(signal.SIGTERM)
 
 
 class Sentinels(TrainerCallback):
