@@ -50,6 +50,18 @@ def difference(run: Path, other: Path) -> float:
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
+LOST = """
+import signal
+from contextlib import ExitStack
+from toolrl_cli.training.callbacks import StopOnSignal
+with ExitStack() as closing:
+    StopOnSignal(closing).on_train_begin(None, None, None)
+    signal.raise_signal(signal.SIGTERM)
+    raise RuntimeError("connection closed")
+"""
+"""A training that the launcher ends, and that meets the loss of another process only then."""
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, toolrl: Cli, tiny_model: Path, examples_file: Path) -> Path:
     """The same GRPO in one process and in two."""
@@ -301,6 +313,18 @@ class TestAnEnd:
             "",
             ["process 1 of 2 failed:", "toolrl: reward letters:fail_in_second raises RuntimeError: no judge today"],
         )
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_a_loss_that_shows_after_sigterm_is_not_told(self, processes: int) -> None:
+        world = {"LOCAL_RANK": "0", "WORLD_SIZE": str(processes)}
+        done = subprocess.run(
+            [sys.executable, "-c", LOST], env=os.environ | world, capture_output=True, text=True, check=False
+        )
+        if processes > 1:
+            assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
+        else:
+            assert done.returncode == 1
+            assert "finishing this step" in done.stderr and "connection closed" in done.stderr
 
     def test_ctrl_c_saves_once_and_resume_goes_on_exactly(
         self, toolrl: Cli, tiny_model: Path, examples_file: Path, tmp_path: Path

@@ -85,6 +85,7 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self, closing: ExitStack) -> None:
         self.received = 0
+        self._agreed = False
         self._closing = closing
 
     def on_train_begin(
@@ -99,23 +100,28 @@ class StopOnSignal(TrainerCallback):
         """Save and stop when a signal came during the step, to this process or to another of the run."""
         self.received = max(gather_rows([self.received]))
         if self.received:
+            self._agreed = True
             control.should_save = True
             control.should_training_stop = True
 
+    @property
+    def _may_have_lost_another(self) -> bool:
+        return self.received == signal.SIGTERM and world_size() > 1 and not self._agreed
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         what = "press Ctrl-C again" if number == signal.SIGINT else "SIGTERM again"
         news = f"finishing this step and saving it; {what} to stop at once"
-        if number == signal.SIGTERM and world_size() > 1:
+        if self._may_have_lost_another:
             later = Timer(GRACE, log, [news])
             self._closing.callback(later.cancel)
             later.start()
         else:
             log(news)
-        self.received = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    def _end_with_others(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind and self.received == signal.SIGTERM and world_size() > 1:
+    def _end_with_others(self, failure: type[BaseException] | None, *details: object) -> None:
+        if failure and self._may_have_lost_another:
             signal.raise_signal(signal.SIGTERM)
 
 

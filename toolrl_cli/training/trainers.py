@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
-from peft.tuners.lora import LoraLayer
+from peft.helpers import disable_input_dtype_casting
 from transformers import Trainer
 
 from toolrl_cli.training.checkpoints import ExactResume
@@ -21,32 +20,19 @@ def equip(kind: type[T]) -> type[T]:
 
 
 class UncastAdapters(Trainer):
-    """Leaves out the casts of plain LoRA layers that autocast undoes.
+    """Leaves out the casts of plain LoRA layers that autocast undoes; DoRA and other variants compute with them.
 
     PEFT raises what comes into a layer to float32, in which its adapter is held, and autocast lowers it again:
     the numbers are the same without, and fewer copies of them wait for the backward pass.
     """
 
     @cached_property
-    def _plain_layers(self) -> list[Any]:
-        layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
-        return [layer for layer in layers if not layer.lora_variant]
+    def _casts_are_idle(self) -> bool:
+        variants = any(getattr(module, "lora_variant", None) for module in self.model.modules())
+        return self.accelerator.native_amp and not variants
 
     def compute_loss_context_manager(self) -> ExitStack:
         """Around the loss of each micro-batch."""
         stack: ExitStack = super().compute_loss_context_manager()
-        if self.accelerator.native_amp:
-            stack.enter_context(uncast(self._plain_layers))
+        stack.enter_context(disable_input_dtype_casting(self.model, active=self._casts_are_idle))
         return stack
-
-
-@contextmanager
-def uncast(layers: Sequence[Any]) -> Iterator[None]:
-    """Within the block, layers of PEFT compute what they are given in the format that it has."""
-    for layer in layers:
-        layer.cast_input_dtype_enabled = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.cast_input_dtype_enabled = True
