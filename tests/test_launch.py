@@ -334,11 +334,11 @@ class TestAnEnd:
         ranks = ranks_of(interrupted)
         interrupted.send_signal(signal.SIGINT)
         stdout, stderr = interrupted.communicate(timeout=60)
-        assert (interrupted.returncode, stdout, len(ranks), gone(ranks)) == (130, "", 2, True)
         assert [line for line in stderr.splitlines() if not line.startswith("sft: step")] == [
             "finishing this step and saving it; press Ctrl-C again to stop at once",
             "interrupted; finished work is kept",
         ]
+        assert (interrupted.returncode, stdout, len(ranks), gone(ranks)) == (130, "", 2, True)
         step = read_rows(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
         checkpoints = (tmp_path / "run" / "checkpoints").glob("checkpoint-*")
         assert [path.name for path in checkpoints] == [f"checkpoint-{step}"]

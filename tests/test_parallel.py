@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -46,6 +47,30 @@ def is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+SIGNALLED = """
+import os, signal, sys
+from toolrl_cli.parallel import map_in_order
+
+def make():
+    return abs
+
+def pieces():
+    yield 1
+    print("lost")
+
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), int(sys.argv[1])))
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+list(map_in_order(make, (), pieces(), 2))
+"""
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="workers are no forks")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_a_worker_starts_is_not_lost(number: signal.Signals) -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(int(number))], capture_output=True, text=True)
+    assert (done.stdout, done.stderr.splitlines()[-1]) == ("", "KeyboardInterrupt")
 
 
 @pytest.mark.parametrize("workers", [1, 3])

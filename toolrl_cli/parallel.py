@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from toolrl_cli.errors import SetupError
@@ -35,7 +36,8 @@ def map_in_order(
     with ProcessPoolExecutor(workers, initializer=start_worker, initargs=(make, arguments, os.getpid())) as pool:
         try:
             for piece in pieces:
-                pending.append(pool.submit(work, piece))
+                with signals_held():
+                    pending.append(pool.submit(work, piece))
                 if len(pending) >= PENDING * workers:
                     yield pending.popleft().result()
             while pending:
@@ -47,6 +49,24 @@ def map_in_order(
 
 
 FUNCTION: list[Callable[[Any], Any]] = []
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of a block that forks: what they raise in a fork, Python drops."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    stops = (signal.SIGINT, signal.SIGTERM)
+    before = {stop: signal.signal(stop, lambda number, frame: held.append(number)) for stop in stops}
+    try:
+        yield
+    finally:
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def start_worker(make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...], parent: int) -> None:
