@@ -62,6 +62,19 @@ with ExitStack() as closing:
 """A training that the launcher ends, and that meets the loss of another process only then."""
 
 
+INTERRUPTED = """
+import sys
+import torch.distributed
+from toolrl_cli.training.launch import main_process_speaks
+try:
+    with main_process_speaks():
+        torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    print("in the group" if torch.distributed.is_initialized() else "left it")
+"""
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, toolrl: Cli, tiny_model: Path, examples_file: Path) -> Path:
     """The same GRPO in one process and in two."""
@@ -325,6 +338,13 @@ class TestAnEnd:
         else:
             assert done.returncode == 1
             assert "finishing this step" in done.stderr and "connection closed" in done.stderr
+
+    def test_ctrl_c_leaves_the_group(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "store")]
+        done = subprocess.run(
+            command, env=os.environ | {"LOCAL_RANK": "0"}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (0, "left it\n"), done.stderr
 
     def test_ctrl_c_saves_once_and_resume_goes_on_exactly(
         self, toolrl: Cli, tiny_model: Path, examples_file: Path, tmp_path: Path

@@ -177,6 +177,9 @@ def main_process_speaks() -> Iterator[None]:
         if rank():
             log(f"process {rank()} of {world_size()} failed:")
         raise
+    except KeyboardInterrupt:
+        leave_group()  # left to the end of Python, its threads now and then abort the process
+        raise
     finally:
         os.close(own_stderr)
     leave_group()
