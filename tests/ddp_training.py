@@ -62,3 +62,4 @@ def train(tokenizer: Path, output: Path, kind: str) -> None:
 
 for kind in sys.argv[3:]:
     train(Path(sys.argv[1]), Path(sys.argv[2]), kind)
+torch.distributed.destroy_process_group()  # left to the end of Python, its threads now and then abort the process
