@@ -19,7 +19,7 @@ from toolrl_cli.benches.bamboogle import ROUNDS, BamboogleBench, read_response
 from toolrl_cli.benches.judges import EndpointJudge, contains, matches, normalize, open_judge, token_f1
 from toolrl_cli.benches.search import Bm25Search, Hit, SerperSearch, WikipediaSearch, open_search, write_hits
 from toolrl_cli.errors import DataError, SetupError, UsageError
-from toolrl_cli.evaluation import EvalConfig, evaluate
+from toolrl_cli.evaluation import EvalConfig, evaluate, plan
 from toolrl_cli.formats import find_format
 from toolrl_cli.inference.base import Prompt
 from toolrl_cli.records import Completion, Json
@@ -166,6 +166,14 @@ class TestRounds:
         assert failed["error"] == f"'Oslo': {recording} holds no such query; record it first"
         assert summary.notes == ("counted wrong because the search or the judge failed: bamboogle-0",)
 
+    def test_a_failed_search_is_that_of_its_sample_alone(self, config: EvalConfig, tmp_path: Path) -> None:
+        recording = write_lines(tmp_path / "r.jsonl", [{"query": "Uranus", "results": "1781 it was"}])
+        engine = ScriptedRounds(["?", "?"], [call("Oslo"), call("Uranus"), reply("1781")])
+        asked = replace(config, search=f"recorded:{recording}", samples=2, temperature=0.5)
+        evaluate(asked, engine=engine)
+        found = [(row["error_type"], row["correct"]) for row in results(config) if row["id"] == "bamboogle-1"]
+        assert found == [("search", False), (None, True)]
+
     def test_rows_that_are_no_questions_are_refused(self, config: EvalConfig, tmp_path: Path) -> None:
         data = write_lines(tmp_path / "q.jsonl", [QUESTIONS[0], {"Question": "?"}])
         with pytest.raises(DataError, match=r"q\.jsonl:2: Answer must be a string, not null"):
@@ -222,6 +230,24 @@ class TestSearch:
         engine = ScriptedRounds(*texts)
         evaluate(replace(config, record=recording, output=tmp_path / "third"), engine=engine)
         assert "from the recording" in str(engine.prompts)
+        assert [row["query"] for row in read_rows(recording)] == ["Oslo", "Uranus"]
+
+    @pytest.mark.parametrize("content", ['{"my": "notes"}', '[1, 2]\n{"cut o'])
+    def test_a_file_of_something_else_is_no_recording_and_stays(
+        self, config: EvalConfig, tmp_path: Path, content: str
+    ) -> None:
+        notes = tmp_path / "notes.json"
+        notes.write_text(content, "utf-8")
+        with pytest.raises(DataError, match=r"notes\.json:1: "):
+            plan(replace(config, record=notes))
+        assert notes.read_text("utf-8") == content
+
+    def test_a_record_that_lacks_its_end_of_line_counts(self, config: EvalConfig, tmp_path: Path) -> None:
+        recording = tmp_path / "recording.jsonl"
+        recording.write_text('{"query": "Oslo", "results": "from the recording"}', "utf-8")
+        evaluate(
+            replace(config, record=recording), engine=ScriptedRounds([call("Oslo"), "?"], [call("Uranus"), "1781"])
+        )
         assert [row["query"] for row in read_rows(recording)] == ["Oslo", "Uranus"]
 
     def test_serper(self, monkeypatch: pytest.MonkeyPatch) -> None:

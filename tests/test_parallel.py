@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from toolrl_cli.errors import DataError
 from toolrl_cli.parallel import map_in_order
 
 PARENT = """
@@ -86,3 +87,14 @@ def make_square() -> Callable[[int], int]:
         return piece * piece
 
     return square
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_keeps_a_worker_from_working_is_told(workers: int) -> None:
+    with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
+        list(map_in_order(make_nothing, (), range(4), workers))
+
+
+def make_nothing() -> Callable[[int], int]:
+    """Fails as a file does that is not there."""
+    raise DataError("gone.jsonl: no such file")

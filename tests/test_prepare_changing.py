@@ -196,3 +196,23 @@ def test_masking_reaches_texts_but_not_plain_words_or_users() -> None:
     assert "Search Managers" not in texts[-1]
     (without,) = changed(example(tools=()), mask_names=1.0)
     assert without == example(tools=())
+
+
+def test_masking_reaches_the_descriptions_of_parameters_each_by_its_own_names() -> None:
+    """Two tools have a parameter of the same name."""
+    one, other = (tool(name, "unit_name", "range") for name in ("get_one", "get_other"))
+    for function in (one["function"], other["function"]):
+        properties = function["parameters"]["properties"]
+        properties["range"] = {
+            "type": "object",
+            "default": {"description": "unit_name"},
+            "properties": {"low": {"type": "number", "description": "In unit_name, see get_other"}},
+        }
+    (masked,) = changed(example(tools=(one, other), target=Target("No.")), mask_names=1.0)
+    unmasked = {name: masked_name for masked_name, name in masked.meta["masked_names"].items()}
+    for function in (t["function"] for t in masked.tools):
+        unit, limits = function["parameters"]["properties"]
+        schema = function["parameters"]["properties"][limits]
+        assert schema["properties"]["low"]["description"] == f"In {unit}, see {unmasked['get_other']}"
+        assert schema["default"] == {"description": "unit_name"}
+        assert function["parameters"]["properties"][unit]["description"] == f"The {unit}."

@@ -11,7 +11,7 @@ import pytest
 from conftest import InProcess
 
 from toolrl_cli.errors import ConfigError, DataError
-from toolrl_cli.prepare import Choice, PrepareConfig, prepare_examples
+from toolrl_cli.prepare import Choice, PrepareConfig, plan, prepare_examples
 from toolrl_cli.prepare.config import read_mix, read_splits
 from toolrl_cli.records import Json
 
@@ -201,8 +201,22 @@ class TestContamination:
         assert summary["dropped"]["overlaps bfcl"] >= 48, "but for questions of under five words"
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
-            run(tmp_path, row(1), decontaminate=(str(tmp_path / "gone.jsonl"),))
+        gone = tmp_path / "gone.jsonl"
+        for choice in ({"decontaminate": (str(gone),)}, {"keep_learnable": gone}):
+            config = PrepareConfig(
+                inputs=(write(tmp_path / "in.jsonl", row(1)),), output=tmp_path / "out.jsonl", choice=Choice(**choice)
+            )
+            with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
+                plan(config)
+        cut_off = tmp_path / "cut.jsonl"
+        cut_off.write_text(json.dumps(row(1)) + '\n{"id": "x", "mess')
+        with pytest.raises(DataError, match=r"cut\.jsonl:2: not JSON"):
+            run(tmp_path, row(1), decontaminate=(str(cut_off),))
+
+    def test_entries_that_are_texts(self, tmp_path: Path) -> None:
+        bench = write(tmp_path / "bench.jsonl", "one two three four five six seven eight nine ten eleven")
+        same = row(2, "Well, one two three four five six seven eight nine ten it is")
+        assert run(tmp_path, row(1), same, decontaminate=(str(bench),))[0] == ["alpha-1"]
 
 
 class TestTokens:
@@ -231,6 +245,13 @@ class TestLearnable:
         assert not flat & set(ids)
         assert Counter(id.split("-")[0] for id in ids) == {"alpha": 10, "beta": 10}
         assert summary["dropped"] == {"flat group": 12, "left out to keep the mix": 8}
+
+    def test_a_source_without_anything_to_learn_is_named(self, tmp_path: Path) -> None:
+        rows = [row(n, source=source) for n in range(3) for source in ("alpha", "beta")]
+        totals = {"alpha": (0.0, 1.0), "beta": (1.0, 1.0)}
+        scored = [{"id": r["id"], "score": {"total": total}} for r in rows for total in totals[r["source"]]]
+        with pytest.raises(DataError, match="no example of beta is learnable"):
+            run(tmp_path, *rows, keep_learnable=write(tmp_path / "scored.jsonl", *scored))
 
     def test_another_file_is_refused(self, tmp_path: Path) -> None:
         scored = write(tmp_path / "scored.jsonl", {"id": "other", "score": {"total": 1.0}})

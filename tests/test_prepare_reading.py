@@ -7,6 +7,8 @@ import gzip
 import json
 import sys
 from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,14 @@ def values(path: Path) -> list[Any]:
     assert [line.number for line in lines] == list(range(1, len(lines) + 1))
     assert not any(line.error for line in lines)
     return [line.value for line in lines]
+
+
+def test_values_that_json_has_not_become_text(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    row = {"at": datetime(2026, 1, 2, 3, 4), "price": Decimal("1.50"), "raw": b"caf\xc3\xa9", "tags": ["a", None]}
+    path = tmp_path / "rows.parquet"
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist([row]), path)
+    assert values(path) == [{"at": "2026-01-02 03:04:00", "price": "1.50", "raw": "café", "tags": ["a", None]}]
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from toolrl_cli import reading
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import ConfigError, SetupError
 from toolrl_cli.prepare import Changes, Choice, PrepareConfig, prepare_examples, spool
 from toolrl_cli.records import Json
 
@@ -193,6 +193,67 @@ def test_ids_of_examples_stay_unique_over_an_interruption(tmp_path: Path, monkey
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     ids = [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert len(set(ids)) == len(ids) > 50
+
+
+@pytest.mark.parametrize("where", ["before", "within"])
+def test_a_resumed_run_that_stops_at_once_or_within_a_piece_keeps_what_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Behind the last note stand lines of a run that was killed, and then of one that was interrupted."""
+    rows = write_rows(tmp_path / "rows.jsonl", 200)
+    monkeypatch.setattr(reading, "CHUNK_BYTES", 3000)
+    options: dict[str, Any] = {"inputs": (rows,), "changes": CHANGES}
+    whole = prepare_examples(PrepareConfig(output=tmp_path / "whole" / "out.jsonl", **options)).to_json()
+    again = PrepareConfig(output=tmp_path / "out" / "out.jsonl", resume=True, **options)
+    with monkeypatch.context() as once:
+        interrupt_at_fifth_chunk(once)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_examples(again)
+    for name in (".out.jsonl.part", ".out.jsonl.rejects.part"):
+        with (tmp_path / "out" / name).open("ab") as stream:
+            stream.write(b'{"id": "behind the note"}\n' * 3)
+
+    def interrupted(self: spool.Spool, done: Any) -> None:
+        if where == "within":
+            self._examples.writelines(done.lines[:1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as once:
+        once.setattr(spool.Spool, "append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_examples(again)
+    resumed = prepare_examples(again).to_json()
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert (resumed["rows"], resumed["sources"]) == (whole["rows"], whole["sources"])
+
+
+def test_a_worker_that_dies_leaves_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 200)
+    monkeypatch.setattr(reading, "CHUNK_BYTES", 3000)
+    append, seen = spool.Spool.append, list[Any]()
+
+    def note(done: Any) -> Any:
+        seen.append(done)
+        return done
+
+    def dying(self: spool.Spool, done: Any) -> None:
+        append(self, note(done))
+        if len(seen) == 5:
+            raise SetupError("a worker died")
+
+    config = PrepareConfig(inputs=(rows,), output=tmp_path / "out" / "out.jsonl", resume=True)
+    with monkeypatch.context() as once:
+        once.setattr(spool.Spool, "append", dying)
+        with pytest.raises(SetupError):
+            prepare_examples(config)
+    before = len(seen)
+    with monkeypatch.context() as once:
+        once.setattr(spool.Spool, "append", lambda self, done: append(self, note(done)))
+        prepare_examples(config)
+    prepare_examples(PrepareConfig(inputs=(rows,), output=tmp_path / "whole" / "out.jsonl"))
+    assert before == 5
+    assert sum(len(done.lines) for done in seen) == len((tmp_path / "out" / "out.jsonl").read_bytes().splitlines())
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 def test_a_choice_after_an_interruption_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

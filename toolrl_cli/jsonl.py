@@ -253,7 +253,29 @@ def drop_partial_line(path: Path) -> None:
     """Cut the file back to its last complete line; a missing file is left missing."""
     with suppress(FileNotFoundError), path.open("rb+") as stream:
         content = stream.read()
-        stream.truncate(content.rfind(b"\n") + 1)
+        whole = whole_lines(content)
+        stream.truncate(min(len(whole), len(content)))
+        stream.seek(0, os.SEEK_END)
+        stream.write(whole[len(content) :])
+
+
+def read_whole_lines(path: Path) -> bytes:
+    """What a file holds but for a last line that was cut off.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with open_bytes(path) as stream:
+        return whole_lines(stream.read())
+
+
+def whole_lines(content: bytes) -> bytes:
+    """Lines without what follows the last end of a line, unless that is JSON: then only its end is missing."""
+    lines, end, rest = content.rpartition(b"\n")
+    with suppress(ValueError):
+        load_json(rest)
+        return content + b"\n"
+    return lines + end
 
 
 def make_folder(path: Path, output: Path | None = None) -> None:

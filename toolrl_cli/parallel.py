@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Never, TypeVar
 
 from toolrl_cli.errors import SetupError
 
@@ -74,7 +75,15 @@ def start_worker(make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-    FUNCTION.append(make(*arguments))
+    try:
+        FUNCTION.append(make(*arguments))
+    except Exception as error:  # told by the work, as one process would tell it
+        FUNCTION.append(partial(fail, error))
+
+
+def fail(error: Exception, piece: object) -> Never:
+    """Raise what kept this worker from having its function."""
+    raise error
 
 
 def end_with(parent: int) -> None:

@@ -330,11 +330,22 @@ def read_parquet(path: Path) -> Iterator[Chunk]:
         with ParquetFile(path) as file:
             row_size, number = path.stat().st_size / max(file.metadata.num_rows, 1), 1
             for batch in file.iter_batches(CHUNK_ROWS):
-                rows = batch.to_pylist()
+                rows = [plain(row) for row in batch.to_pylist()]
                 yield Chunk(number, rows, round(row_size * len(rows)))
                 number += len(rows)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
+
+
+def plain(value: Any) -> Any:
+    """A value of a table as JSON has it: a time, a decimal or bytes as text."""
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def read_hub(path: Path, split: str) -> Iterator[Any]:
@@ -345,7 +356,7 @@ def read_hub(path: Path, split: str) -> Iterator[Any]:
         raise missing_library("data sets of the Hub", "datasets") from error
     name, _, config = str(path).removeprefix(HUB).partition(":")
     try:
-        yield from load_dataset(name, config or None, split=split, streaming=True)
+        yield from map(plain, load_dataset(name, config or None, split=split, streaming=True))
     except ValueError as error:  # an unknown split or config
         raise DataError(f"hf://{name}: {first_line(error)}") from error
     except Exception as error:  # whatever the libraries below raise when the Hub does not answer

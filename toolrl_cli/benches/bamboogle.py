@@ -112,8 +112,8 @@ class BamboogleBench:
             "tool_calls": float(sum(bool(step.calls) for step in answers)),
             "rounds": float(len(answers)),
         }
-        if entry.id in self._failed:
-            return Verdict(False, Outcome.WRONG, "search", self._failed[entry.id], score)
+        if failed := self._failed.pop(entry.id, None):  # another sample of the entry may fare better
+            return Verdict(False, Outcome.WRONG, "search", failed, score)
         if not answer:
             error = f"still searching after {len(answers)} rounds" if last.calls else "no response"
             return Verdict(False, explain_silence(last), "parse" if last.error else "no_answer", error, score)

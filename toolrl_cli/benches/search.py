@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
 from toolrl_cli.errors import DataError, SetupError, UsageError
-from toolrl_cli.jsonl import RecordLog, drop_partial_line, read_records
+from toolrl_cli.jsonl import RecordLog, read_records, read_whole_lines
 from toolrl_cli.records import Json, expect, expect_optional_text
 from toolrl_cli.web import WebClient
 
@@ -207,16 +207,17 @@ class Recording:
 def read_recording(path: Path, *, new: bool = False) -> dict[str, str]:
     """The results by query, `{"query", "results"}` a line.
 
-    A file to write on, `new`, may not be there yet, and loses a last line that a killed run left half-written.
+    A file to write on, `new`, may not be there yet, and a last line that a killed run left half-written counts for
+    nothing: it goes when the next search is recorded.
 
     Raises:
         DataError: a line is no recorded search.
     """
-    if new:
-        drop_partial_line(path)
+    if new and not path.exists():
+        return {}
 
     def parse(raw: object) -> tuple[str, str]:
         record = expect(raw, dict, "recorded search")
         return expect(record.get("query"), str, "query"), expect(record.get("results"), str, "results")
 
-    return {} if new and not path.exists() else dict(read_records(path, parse))
+    return dict(read_records(path, parse, read_whole_lines(path) if new else None))

@@ -20,6 +20,8 @@ MASK_LETTERS = string.ascii_letters + string.digits + "_"
 PLAIN_WORD = re.compile(r"[A-Za-z]?[a-z]+")
 BEFORE_NAMED = r"(?=\(| (?:tool|function|API)\b)"
 BEHIND_CALL = r"(?:(?<=\b[Cc]all )|(?<=\b[Cc]alling )|(?<=\b[Uu]se )|(?<=\b[Uu]sing ))"
+VALUES = {"const", "default", "enum", "example", "examples"}
+"""Keywords of a JSON schema behind which values stand, no schemas."""
 NAMING = {
     "allOf",
     "anyOf",
@@ -149,7 +151,7 @@ def mask_names(example: Example, chance: random.Random) -> Example:
 
     return replace(
         example,
-        tools=tuple(mask_tool(tool, tools, parameters, mask_text) for tool in example.tools),
+        tools=tuple(mask_tool(tool, tools, parameters, clear, plain) for tool in example.tools),
         messages=tuple(mask_message(message, tools, mask_call, maskers) for message in example.messages),
         target=replace(
             example.target,
@@ -204,17 +206,34 @@ def mask_tool(
     tool: Json,
     tools: Mapping[str, str],
     parameters: Mapping[str, Mapping[str, str]],
-    mask_text: Callable[[Any], Any],
+    clear: Mapping[str, str],
+    plain: Mapping[str, str],
 ) -> Json:
-    """A tool with its names replaced."""
+    """A tool with its names replaced; in its descriptions a name that other tools' parameters share is its own."""
     function = tool["function"]
-    name, schema = function["name"], dict(function["parameters"])
+    own = parameters[function["name"]]
+    mask_text = text_masker({**clear, **{name: own[name] for name in own if name in clear}}, plain)
+    schema = mask_descriptions(function["parameters"], mask_text)
     if isinstance(schema.get("properties"), dict):
-        schema["properties"] = rename(schema["properties"], parameters[name])
+        schema["properties"] = rename(schema["properties"], own)
     if isinstance(schema.get("required"), list):
-        schema["required"] = [parameters[name].get(r, r) if isinstance(r, str) else r for r in schema["required"]]
+        schema["required"] = [own.get(r, r) if isinstance(r, str) else r for r in schema["required"]]
     described = {"description": mask_text(function["description"])} if "description" in function else {}
-    return {**tool, "function": {**function, **described, "name": tools[name], "parameters": schema}}
+    return {**tool, "function": {**function, **described, "name": tools[function["name"]], "parameters": schema}}
+
+
+def mask_descriptions(schema: Any, mask_text: Callable[[Any], Any]) -> Any:
+    """A copy of a JSON schema with names replaced in the descriptions at every depth; values stay."""
+    if isinstance(schema, list):
+        return [mask_descriptions(item, mask_text) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: mask_text(item) if name == "description" and isinstance(item, str)
+        else item if name in VALUES
+        else mask_descriptions(item, mask_text)
+        for name, item in schema.items()
+    }  # fmt: skip
 
 
 def mask_message(

@@ -10,7 +10,7 @@ from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolrl_cli.errors import ConfigError, DataError, UsageError
+from toolrl_cli.errors import ConfigError, DataError
 from toolrl_cli.jsonl import cut_lines, dump_json, load_json, open_atomic, read_piece, read_records, write_records
 from toolrl_cli.parallel import map_in_order
 from toolrl_cli.prepare.changing import change
@@ -141,9 +141,8 @@ def tools_hash(example: Example) -> int:
 
 
 def make_token_counter(choice: Choice) -> Callable[[Example], int]:
-    """The function that counts the tokens of a prompt; raise `UsageError` when no tokenizer was named."""
-    if choice.tokenizer is None:
-        raise UsageError("--max-prompt-tokens needs --tokenizer, the model whose tokens count")
+    """The function that counts the tokens of a prompt."""
+    assert choice.tokenizer is not None  # `refuse_outputs` has made sure
     text_format = choose_format(choice.tokenizer, choice.format, choice.template)
     return make_prompt_counter(find_tokenizer(choice.tokenizer), text_format)
 
@@ -211,6 +210,11 @@ def keep_learnable(entries: list[Entry], scored: Path, seed: int, summary: Summa
         raise DataError(f"{scored}: none of its ids is among the examples; it must score completions of these")
     learnable = keep(entries, lambda e: e.id not in ranges or ranges[e.id][0] < ranges[e.id][1], "flat group", summary)
     before, after = (Counter(entry.source for entry in some) for some in (entries, learnable))
+    if gone := sorted(source for source in before if not after[source]):
+        raise DataError(
+            f"{scored}: no example of {', '.join(gone)} is learnable, and the sources are to keep their proportions; "
+            f"prepare the others alone"
+        )
     share = min(after[source] / count for source, count in before.items())
     wanted = {source: floor(count * share + 1e-9) for source, count in before.items()}
     return sample(learnable, wanted, seed, "left out to keep the mix", summary)

@@ -25,6 +25,8 @@ HUB_SETS = {
     "api-bank": (Path("hf://liminghao1630/API-Bank"), "test"),
     "bamboogle": (Path("hf://chiayewken/bamboogle"), "test"),
 }
+BENCHMARKS = ("bfcl", *HUB_SETS)
+"""Names that stand for no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def read_bfcl() -> Iterator[Document]:
 
 
 def read_objects(path: Path) -> Iterator[Json]:
-    """The objects of a file of lines."""
+    """The objects of a file of lines; a file of the official package that only lists ids has none."""
     for line in read_lines(path):
         if isinstance(line.value, dict):
             yield line.value
@@ -166,13 +168,14 @@ def read_rows(path: Path, split: str) -> Iterator[Document]:
     for file in find_files([path]):
         for chunk in read_chunks(file, split):
             for line in chunk.lines():
-                if isinstance(line.value, dict):
-                    yield from documents_of(line.value, f"{file.name}:{line.number}")
+                if line.error:
+                    raise DataError(f"{file}:{line.number}: {line.error}")
+                yield from documents_of(line.value, f"{file.name}:{line.number}")
 
 
-def documents_of(row: Json, entry: str) -> Iterator[Document]:
+def documents_of(row: Any, entry: str) -> Iterator[Document]:
     """The entries of a row."""
-    names = recognise(row)
+    names = recognise(row) if isinstance(row, dict) else []
     examples: list[Example] = []
     if len(names) == 1 and not SOURCES[names[0]].whole_file:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from toolrl_cli.console import row_progress
-from toolrl_cli.errors import ConfigError, DataError, ToolrlError, UsageError
+from toolrl_cli.errors import ConfigError, DataError, SetupError, UsageError
 from toolrl_cli.jsonl import STDIO, dump_json, is_stream, load_json, open_atomic
 from toolrl_cli.parallel import map_in_order
 from toolrl_cli.prepare.config import PrepareConfig
@@ -34,7 +34,7 @@ def prepare_examples(config: PrepareConfig) -> Summary:
         DataError: an input is missing, empty, cut off or of no known source, or no row converts.
         SetupError: an output cannot be written, a library is missing, or a worker died.
     """
-    refuse_outputs(config)
+    check_options(config)
     inputs = open_inputs(config)
     summary = Summary(output=str(config.output))
     start = time.perf_counter()
@@ -54,7 +54,7 @@ def plan(config: PrepareConfig) -> Json:
     Raises:
         ConfigError, DataError: as `prepare_examples`, for what shows before the first row is converted.
     """
-    refuse_outputs(config)
+    check_options(config)
     files = open_inputs(replace(config, inputs=tuple(path for path in config.inputs if path != STDIO)))
     sources = {str(opened.item.path): opened.item.source.name for opened in files}
     unread = {str(path): config.source or "detected while reading" for path in config.inputs if path == STDIO}
@@ -74,6 +74,33 @@ def plan(config: PrepareConfig) -> Json:
 def spell_paths(options: Json) -> Json:
     """Options with their paths as text."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+
+
+def check_options(config: PrepareConfig) -> None:
+    """Refuse what shows before a row is read.
+
+    Raises:
+        ConfigError: an output exists, is an input or no JSONL, or two are one file; `-` is read twice; an option
+            lacks another that it needs.
+        DataError: a file to choose by is missing.
+    """
+    refuse_outputs(config)
+    choice = config.choice
+    if choice.max_prompt_tokens and not choice.tokenizer:
+        raise UsageError("--max-prompt-tokens needs --tokenizer, the model whose tokens count")
+    for path in files_to_choose_by(config):
+        if not is_hub(path) and not path.exists():
+            raise DataError(f"{path}: no such file")
+
+
+def files_to_choose_by(config: PrepareConfig) -> list[Path]:
+    """The benchmarks and scored rows that the choice reads."""
+    files = [config.choice.keep_learnable] if config.choice.keep_learnable else []
+    if config.choice.decontaminate:
+        from toolrl_cli.prepare.contamination import BENCHMARKS
+
+        files += [Path(name) for name in config.choice.decontaminate if name not in BENCHMARKS]
+    return files
 
 
 def refuse_outputs(config: PrepareConfig) -> None:
@@ -187,8 +214,12 @@ def spool_examples(inputs: list[OpenInput], config: PrepareConfig, summary: Summ
         with spool:
             fill(spool, inputs, config, summary)
         finish(spool, config, summary)
-    except ToolrlError:
+    except (ConfigError, DataError):
         spool.remove()
+        raise
+    except SetupError:  # such as a worker that died: what is done can be resumed
+        if not spool.pieces:
+            spool.remove()
         raise
     spool.remove()
 

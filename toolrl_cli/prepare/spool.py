@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
@@ -19,14 +19,16 @@ SAVE_EVERY = 32
 """Pieces between two notes of how far the run is."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class State:
-    """How far a run is: pieces done, and what they left in the two files and in the summary."""
+    """How far a run is: whole pieces done, and what they left in the two files and in the summary."""
 
     plan: str
     pieces: int = 0
     examples_size: int = 0
     rejects_size: int = 0
+    sources: Json = field(default_factory=dict)
+    changed: Json = field(default_factory=dict)
 
 
 class Spool:
@@ -56,14 +58,13 @@ class Spool:
             ConfigError: an interrupted run of other inputs or options is in the way.
         """
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            found = load_json(self._progress.read_bytes())
-            if found["plan"] != self._state.plan:
+            found = State(**load_json(self._progress.read_bytes()))
+            if found.plan != self._state.plan:
                 why = "the interrupted run had other inputs or options; repeat them, or leave --resume out"
                 raise ConfigError(f"{self._progress}: {why}")
-            sources = {name: SourceCounts.from_json(counts) for name, counts in found["sources"].items()}
-            self._state = State(found["plan"], found["pieces"], found["examples_size"], found["rejects_size"])
-            self._summary.sources = sources
-            self._summary.changed.update(found["changed"])
+            self._summary.sources = {name: SourceCounts.from_json(counts) for name, counts in found.sources.items()}
+            self._summary.changed.update(found.changed)
+            self._state = found
 
     def __enter__(self) -> Self:
         try:
@@ -76,6 +77,7 @@ class Spool:
     def _open(self, path: Path, size: int) -> IO[bytes]:
         stream = path.open("ab")
         stream.truncate(size)
+        stream.seek(size)
         return stream
 
     def lines(self) -> Iterator[bytes]:
@@ -85,30 +87,25 @@ class Spool:
             yield from stream
 
     def append(self, done: Converted) -> None:
-        """Add what became of a piece."""
+        """Add what became of a piece, which the summary counts already."""
         self._examples.writelines(done.lines)
         self._rejects.writelines(dump_json(reject.to_json()).encode() + b"\n" for reject in done.rejects)
-        self._state.pieces += 1
+        self._state = State(
+            self._state.plan,
+            self._state.pieces + 1,
+            self._examples.tell(),
+            self._rejects.tell(),
+            {name: counts.to_json() for name, counts in self._summary.sources.items()},
+            dict(self._summary.changed),
+        )
         if self._state.pieces % SAVE_EVERY == 0:
             self.save()
 
     def save(self) -> None:
-        """Note how far the run is."""
+        """Note how far the run is; of a piece that was interrupted nothing counts."""
         for stream in (self._examples, self._rejects):
             stream.flush()
-        self._state.examples_size, self._state.rejects_size = self._examples.tell(), self._rejects.tell()
-        sources = {name: counts.to_json() for name, counts in self._summary.sources.items()}
-        write_json(
-            self._progress,
-            {
-                "plan": self._state.plan,
-                "pieces": self._state.pieces,
-                "examples_size": self._state.examples_size,
-                "rejects_size": self._state.rejects_size,
-                "sources": sources,
-                "changed": dict(self._summary.changed),
-            },
-        )
+        write_json(self._progress, asdict(self._state))
 
     def __exit__(self, *exc_info: object) -> None:
         self.save()
