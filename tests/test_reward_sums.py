@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import EXAMPLES, WEATHER, InProcess, Place, read_rows, refusal, write_lines
 
-from toolrl_cli.errors import ConfigError
+from toolrl_cli.errors import ConfigError, UsageError
 from toolrl_cli.manifest import read_manifest
 from toolrl_cli.records import Rollout, Target
 from toolrl_cli.rewards import Reward, find_reward
@@ -73,6 +73,22 @@ def test_the_digest_holds_every_reward_and_weight() -> None:
     names = ("fine-grained", "fine-grained=2", "fine-grained,length", "length,fine-grained", "fine-grained,length=2")
     assert len({find_reward(name).digest for name in names}) == len(names)
     assert find_reward("fine-grained=1").digest == find_reward("fine-grained").digest
+
+
+def test_a_setting_is_for_the_specs_that_have_its_part(tmp_path: Path) -> None:
+    longer = tmp_path / "longer.yaml"
+    longer.write_text("length: {low: 0, high: 1, words: 512}\n")
+    plain = find_reward(f"fine-grained,{longer}=0.5")
+    for changes in ({"matching": "greedy"}, {"settings": {"correctness.high": 5}}):
+        changed: Reward = find_reward(f"fine-grained,{longer}=0.5", **changes)
+        assert changed.weights == plain.weights
+    for changes, why in (
+        ({"matching": "greedy"}, "--matching: .*longer.yaml has no part 'correctness'"),
+        ({"settings": {"formt.high": 5}}, "--set-reward formt.high: fine-grained, .*longer.yaml has no part 'formt'"),
+    ):
+        name = str(longer) if "matching" in changes else f"fine-grained,{longer}"
+        with pytest.raises(UsageError, match=why):
+            find_reward(name, **changes)
 
 
 def test_settings_are_for_the_specs_of_a_sum(polite: str) -> None:

@@ -449,6 +449,27 @@ class TestFunctions:
             find_reward(reference.format(plugin=plugin))
         assert message in str(error.value)
 
+    def test_a_file_of_dataclasses_whose_name_another_module_has(self, tmp_path: Path) -> None:
+        path = tmp_path / "json.py"
+        path.write_text(
+            "from __future__ import annotations\nimport json\nfrom dataclasses import dataclass\n\n"
+            "@dataclass\nclass Half:\n    of: float\n\n"
+            "def half(completions, target, **columns):\n"
+            "    return [Half(len(json.loads(t))).of / 2 for t in target]\n"
+        )
+        assert find_reward(f"{path}:half").score(Rollout("x", GOLD)).total == 1.5
+
+    def test_a_gold_that_the_text_format_cannot_express_is_none(self, tmp_path: Path) -> None:
+        path = tmp_path / "golds.py"
+        path.write_text(
+            "def known(ground_truth, **columns):\n    return [float(g is not None) for g in ground_truth]\n"
+        )
+        thinking = Target("hm", GOLD.tool_calls)
+        rollouts = [
+            Rollout("x", target, text_format="llama3") for target in (Target(None, GOLD.tool_calls[:1]), thinking)
+        ]
+        assert [score.total for score in find_reward(f"{path}:known").score_batch(rollouts)] == [1.0, 0.0]
+
     def test_settings_are_for_specs(self, plugin: Path) -> None:
         with pytest.raises(ConfigError, match="values are set for presets and YAML files only"):
             find_reward(f"{plugin}:exactness", matching="greedy")

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from toolrl_cli.errors import ConfigError, DataError, GateFailed
-from toolrl_cli.records import Json
+from toolrl_cli.records import Json, Outcome, Score
 from toolrl_cli.rewards import find_reward
 from toolrl_cli.scoring import ScoreConfig, check, score_file
-from toolrl_cli.scoring.run import read_gates
+from toolrl_cli.scoring.run import missed_limits, read_gates
+from toolrl_cli.scoring.tally import Tally
 
 TARGET: dict[str, Any] = {"thought": "t", "tool_calls": [{"name": "f", "arguments": {"a": 1}}], "response": None}
 GOLD_TEXT = '<think> t </think>\n<tool_call>\n{"name": "f", "parameters": {"a": 1}}\n</tool_call>'
@@ -209,13 +210,16 @@ def test_an_output_is_not_replaced_unasked(tmp_path: Path) -> None:
 
 def test_the_gates(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", EXACT, NO_CALL)  # mean (4 - 3) / 2 = 0.5
-    summary, _ = score(data)
     for met in ({}, {"total": 0.5}, {"format": 0.5, "exact_rate": 0.5}):
+        summary, _ = score(data, fail_under=met)
+        assert not summary.get("missed_limits")
         check(summary, ScoreConfig(data=data, fail_under=met))
     for missed, why in (
         ({"total": 0.51}, "total 0.5000 is under 0.51"),
         ({"format": 0.6}, "format 0.5000 is under 0.6"),
     ):
+        summary, _ = score(data, fail_under=missed)
+        assert summary["missed_limits"] == [f"mean {why}"]
         with pytest.raises(GateFailed) as error:
             check(summary, ScoreConfig(data=data, fail_under=missed))
         assert str(error.value) == f"{data}: mean {why}"
@@ -272,10 +276,22 @@ def test_no_total_is_infinite(tmp_path: Path) -> None:
     assert (big.returncode, "must return a list of one number up to 1e+09 in size" in big.stderr) == (1, True)
 
 
-def test_no_gate_passes_on_nan(tmp_path: Path) -> None:
-    summary = score(write(tmp_path / "rows.jsonl", EXACT))[0] | {"mean": {"total": math.nan}}
-    with pytest.raises(GateFailed, match="mean total nan is under -9"):
-        check(summary, ScoreConfig(data=tmp_path / "rows.jsonl", fail_under={"total": -9.0}))
+def test_no_gate_passes_on_nan() -> None:
+    tally = Tally(("format",))
+    tally.add(Score(math.nan, {"format": 1.0}, Outcome.EXACT))
+    assert list(missed_limits(tally, {"total": -9.0})) == ["mean total nan is under -9"]
+
+
+def test_gates_see_means_as_they_are_and_not_as_they_are_shown() -> None:
+    tally = Tally(("format",))
+    for number in range(30000):
+        exact = number > 0
+        tally.add(Score(0.1, {"format": float(exact)}, Outcome.EXACT if exact else Outcome.WRONG))
+    assert tally.to_json()["exact_rate"] == 1.0
+    assert list(missed_limits(tally, {"exact_rate": 1.0, "format": 1.0, "total": 0.1})) == [
+        "mean exact_rate 0.999966667 is under 1",
+        "mean format 0.999966667 is under 1",
+    ]
 
 
 def test_robust_and_a_block_that_cannot_be_read(tmp_path: Path) -> None:

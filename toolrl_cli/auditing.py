@@ -47,7 +47,6 @@ class Ordering:
 
     policy: str
     expectation: str
-    required: bool
     n: int
     violations: int
     first: str | None
@@ -67,8 +66,8 @@ class Audit:
 
     @property
     def failed(self) -> list[Ordering]:
-        """The required orderings that do not hold."""
-        return [ordering for ordering in self.orderings if ordering.required and ordering.violations]
+        """The orderings that do not hold."""
+        return [ordering for ordering in self.orderings if ordering.violations]
 
     def to_json(self) -> Json:
         """The record as JSON values."""
@@ -93,7 +92,7 @@ class Audit:
         yield from (f"{name}: {meaning}" for name, meaning in MEANINGS.items() if name in failing)
         yield from (f"raises on {item['input']}: {item['error']}" for item in self.raised)
         if not self.failed and not self.raised:
-            yield "every required ordering holds, and no input raises"
+            yield "every ordering holds, and no input raises"
 
 
 MEANINGS = {"above silence": "the honest answer earns more than silence"} | {**EXPECTATIONS}
@@ -168,7 +167,7 @@ def audit_honest(
     worse = [e.id for e, high, low in zip(examples, earned, silent, strict=True) if not high > low + TOLERANCE]
     return (
         PolicyResult(HONEST, len(examples), mean(earned), mean(earned), mean(silent)),
-        Ordering(HONEST, "above silence", True, len(examples), len(worse), next(iter(worse), None)),
+        Ordering(HONEST, "above silence", len(examples), len(worse), next(iter(worse), None)),
     )
 
 
@@ -186,7 +185,7 @@ def judge(
         for trial, numbers in zip(trials, zip(earned, honest, silent, strict=True), strict=True)
         if not holds(expectation, *numbers)
     ]
-    return Ordering(policy.name, expectation, policy.required, len(trials), len(broken), next(iter(broken), None))
+    return Ordering(policy.name, expectation, len(trials), len(broken), next(iter(broken), None))
 
 
 def holds(expectation: Expectation, earned: float, honest: float, silent: float) -> bool:
@@ -246,8 +245,6 @@ def show(value: float | None) -> str:
 
 
 def check(audit: Audit) -> None:
-    """Raise `GateFailed` when a required ordering does not hold or an input raises."""
+    """Raise `GateFailed` when an ordering does not hold or an input raises."""
     if audit.failed or audit.raised:
-        raise GateFailed(
-            f"{audit.reward}: {len(audit.failed)} required orderings fail, {len(audit.raised)} inputs raise"
-        )
+        raise GateFailed(f"{audit.reward}: {len(audit.failed)} orderings fail, {len(audit.raised)} inputs raise")

@@ -165,14 +165,9 @@ def describe_differences(now: Recorded, before: Recorded, other_prompts: int, pa
     if other_prompts:
         yield f"{other_prompts} of {pairs} entries were asked with another prompt in {before.folder}"
     for name in ("data", "reward", "bfcl_wheel"):
-        hashes = [graders_of(recorded).get(name) for recorded in (before, now)]
+        hashes = [recorded.manifest.hashes_now.get(name) for recorded in (before, now)]
         if hashes[0] != hashes[1]:
             yield f"{before.folder} has another {name} ({hashes[0]}, here {hashes[1]})"
-
-
-def graders_of(recorded: Recorded) -> dict[str, str]:
-    """The hashes of an evaluation, where it was rescored with those of its last grader."""
-    return {**recorded.manifest.hashes, **(recorded.manifest.rescored or {}).get("hashes", {})}
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:

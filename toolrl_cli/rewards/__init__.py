@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from toolrl_cli.errors import ConfigError, UsageError
-from toolrl_cli.records import Rollout, Score, Target
+from toolrl_cli.records import Json, Rollout, Score, Target
 from toolrl_cli.rewards.engine import SpecReward
 from toolrl_cli.rewards.spec import build_spec, load_spec, set_value
 from toolrl_cli.rewards.weighted import RewardSum, read_term
 
 __all__ = ["Reward", "find_reward"]
+MATCHING = "correctness.matching"
 
 
 class Reward(Protocol):
@@ -69,14 +70,33 @@ def find_reward(
         ConfigError: there is no such reward, or a value is refused.
         DataError: the file is missing or unreadable.
     """
-    changes = dict(settings or {}) | ({"correctness.matching": matching} if matching else {})
+    changes = dict(settings or {}) | ({MATCHING: matching} if matching else {})
     terms = [read_term(text) for text in name.split(",")]
     if changes and all(":" in term for term, _ in terms):
         raise UsageError(
             f"{name}: is a function; matching, horizon and other values are set for presets and YAML files only"
         )
-    rewards = tuple((find_term(term, changes), weight) for term, weight in terms)
+    specs = {term: load_spec(term) for term, _ in terms if ":" not in term}
+    rewards = tuple((find_term(term, changes_of(term, specs, changes)), weight) for term, weight in terms)
     return rewards[0][0] if len(rewards) == 1 and rewards[0][1] == 1 else RewardSum(name, rewards)
+
+
+def changes_of(term: str, specs: Mapping[str, Json], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the changes that concern a term: of several specs those change that have the part.
+
+    Raises:
+        UsageError: none has it.
+    """
+    found = {}
+    for path, value in changes.items():
+        part, dot, _ = path.partition(".")
+        adds = not dot or (len(specs) == 1 and path != MATCHING)
+        if not adds and not any(part in raw for raw in specs.values()):
+            option = "--matching" if path == MATCHING else f"--set-reward {path}"
+            raise UsageError(f"{option}: {', '.join(specs)} has no part {part!r}")
+        if adds or part in specs.get(term, {}):
+            found[path] = value
+    return found
 
 
 def find_term(name: str, changes: Mapping[str, Any]) -> Reward:

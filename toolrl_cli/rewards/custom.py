@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from toolrl_cli.errors import ConfigError, DataError, first_line
+from toolrl_cli.errors import ConfigError, DataError, FormatError, first_line
 from toolrl_cli.formats import stock_format
 from toolrl_cli.jsonl import dump_json
 from toolrl_cli.records import Rollout, Score, Target
@@ -84,9 +84,10 @@ class FunctionReward:
 
     def call(self, rollouts: Sequence[Rollout]) -> list[float | None]:
         """What the function returns; raise `DataError` as `score_batch` does."""
+        arguments = trl_arguments(rollouts)
         try:
             with redirect_stdout(sys.stderr):
-                returned = self.function(**trl_arguments(rollouts))
+                returned = self.function(**arguments)
         except (Exception, SystemExit) as error:
             raise DataError(f"reward {self.name} raises {type(error).__name__}: {first_line(error)}") from error
         values = read_rewards(returned)
@@ -118,7 +119,7 @@ def read_reward(value: Any) -> float:
 def trl_arguments(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     """The keyword arguments that TRL's GRPOTrainer would call a reward function with.
 
-    A column that a row has not is None there.
+    A column that a row has not is None there, and so is a gold that its text format cannot express.
     """
     columns = {name for rollout in rollouts for name in rollout.fields} - {"prompt", "completion"}
     return {
@@ -127,12 +128,19 @@ def trl_arguments(rollouts: Sequence[Rollout]) -> dict[str, Any]:
         "completions": [[{"role": "assistant", "content": rollout.text}] for rollout in rollouts],
         "completion_ids": [rollout.fields.get("completion_ids") or [] for rollout in rollouts],
         "target": [dump_json(rollout.target.to_json()) for rollout in rollouts],
-        "ground_truth": [stock_format(rollout.text_format).render_target(rollout.target) for rollout in rollouts],
+        "ground_truth": [render_gold(rollout) for rollout in rollouts],
         "tools": [dump_json(list(rollout.tools)) for rollout in rollouts],
         "trainer_state": SimpleNamespace(global_step=max((rollout.step for rollout in rollouts), default=0)),
         "log_metric": lambda name, value: None,
         "log_extra": lambda name, values: None,
     }
+
+
+def render_gold(rollout: Rollout) -> str | None:
+    """The text of the gold, None where the text format cannot express it."""
+    with suppress(FormatError):
+        return stock_format(rollout.text_format).render_target(rollout.target)
+    return None
 
 
 def load_function(reference: str) -> Function:
@@ -165,9 +173,11 @@ def load_file(path: Path) -> ModuleType:
     """A Python file as a module."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"toolrl_file_{path.stem}"  # beside the modules of other packages, one of which may have the file's name
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader  # a .py file always has both
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look up the types of their fields
     spec.loader.exec_module(module)
     return module
 

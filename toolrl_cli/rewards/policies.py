@@ -70,7 +70,6 @@ class Policy:
     name: str
     expectations: tuple[Expectation, ...]
     answer: Answer
-    required: bool = True
 
 
 def honest_rollout(example: Example, text_format: TextFormat) -> Rollout:

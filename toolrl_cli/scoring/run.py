@@ -19,7 +19,7 @@ from toolrl_cli.rewards import Reward, find_reward
 from toolrl_cli.scoring.baseline import Totals, compare, read_totals
 from toolrl_cli.scoring.groups import Groups
 from toolrl_cli.scoring.rows import ScoredChunk, Wanted, score_chunk
-from toolrl_cli.scoring.tally import Tally
+from toolrl_cli.scoring.tally import DIGITS, Tally
 
 CHUNK = 1 << 20
 """Bytes."""
@@ -72,8 +72,8 @@ def score_file(
         report: told a line for each row that is left out.
         show: given the lines that explain a row, row by row, when `explain` is set.
 
-    Returns: the summary: counts, means, spread, percentiles, outcomes and rows per second; `groups`
-        and `baseline` where asked for.
+    Returns: the summary: counts, means, spread, percentiles, outcomes and rows per second; `groups`,
+        `baseline` and `missed_limits` where asked for.
 
     Raises:
         DataError: a file is missing or holds no row that can be scored, or `strict` met a bad row.
@@ -102,6 +102,8 @@ def score_file(
             raise DataError(f"{config.data}: {why_nothing(tally.malformed_rows)}")
     seconds = time.perf_counter() - start
     summary = {"reward": reward.name, "reward_digest": reward.digest, **tally.to_json()}
+    if config.fail_under:
+        summary["missed_limits"] = list(missed_limits(tally, config.fail_under))
     if config.group_by:
         summary["groups"] = groups.to_json()
         summary["histograms"] = {name: tally.histogram(name) for name in tally.names()}
@@ -211,18 +213,20 @@ def check(summary: Json, config: ScoreConfig) -> None:
     if left_out := summary["malformed_rows"]:
         count = summary["n"] + left_out
         raise DataError(f"{config.data}: {left_out} of {count} rows could not be scored; mend or remove them")
-    if failures := [*missed_limits(summary, config.fail_under), *worse_than_baseline(summary.get("baseline"))]:
+    if failures := [*summary.get("missed_limits", ()), *worse_than_baseline(summary.get("baseline"))]:
         raise GateFailed(f"{config.data}: {'; '.join(failures)}")
 
 
-def missed_limits(summary: Json, limits: Mapping[str, float]) -> Iterator[str]:
-    """The means that are under their limits, or missing."""
+def missed_limits(tally: Tally, limits: Mapping[str, float]) -> Iterator[str]:
+    """The means that are under their limits by more than the rounding of sums, or missing."""
     for name, limit in limits.items():
-        found = summary["exact_rate"] if name == "exact_rate" else summary["mean"].get(name)
-        if found is None:
+        if name != "exact_rate" and name not in tally.names():
             yield f"no row has a {name} to compare with {limit:g}"
-        elif not found >= limit:  # so that NaN never passes
-            yield f"mean {name} {found:.4f} is under {limit:g}"
+            continue
+        found = tally.exact_rate if name == "exact_rate" else tally.mean(name)
+        if not round(found, DIGITS) >= round(limit, DIGITS):  # so that NaN never passes
+            digits = 4 if round(found, 4) < limit else DIGITS
+            yield f"mean {name} {found:.{digits}f} is under {limit:g}"
 
 
 def worse_than_baseline(baseline: Json | None) -> Iterator[str]:

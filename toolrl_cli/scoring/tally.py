@@ -14,6 +14,8 @@ N = TypeVar("N", int, float)
 PERCENTILES = (5, 25, 50, 75, 95)
 BINS = 10
 DECIMALS = 4
+DIGITS = 9
+"""Means are rounded to these before they are compared, so that the order of a sum does not count."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,11 @@ class Tally:
         """The mean of a part, or of the total, over the rows that have it; there is at least one."""
         return self.sums[name] / self.values[name].total()
 
+    @property
+    def exact_rate(self) -> float:
+        """The share of exact rows; there is at least one row."""
+        return self.outcomes[Outcome.EXACT] / self.rows
+
     def std(self, name: str) -> float:
         """The standard deviation (of a sample: n - 1) of a part or the total; 0 for a single row."""
         n = self.values[name].total()
@@ -97,7 +104,7 @@ class Tally:
             "mean": {name: round(self.mean(name), DECIMALS) for name in names},
             "std": {name: round(self.std(name), DECIMALS) for name in names},
             "percentiles": {name: self.percentiles(name) for name in names},
-            "exact_rate": round(self.outcomes[Outcome.EXACT] / self.rows, DECIMALS),
+            "exact_rate": round(self.exact_rate, DECIMALS),
             "outcomes": {outcome.value: self.outcomes[outcome] for outcome in Outcome},
         }
 
