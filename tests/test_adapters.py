@@ -17,6 +17,7 @@ from toolrl_cli.manifest import read_manifest
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.grpo import train_grpo
 from toolrl_cli.training.models import load_model, resolve_model
+from toolrl_cli.training.run import construct
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +52,29 @@ def merged(trained: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     summary = train_grpo(configure(trained, folder, adapter="merge", beta=0.5, lora_rank=4, lora_alpha=12))
     assert summary.manifest.finished
     return folder
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_dry_run_rehearses_what_would_be_trained(
+    trained: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuning: str
+) -> None:
+    config = configure(trained, tmp_path / "run", adapter="merge", tuning=tuning, lora_rank=4, preflight=2)
+    seen: list[dict[str, tuple[int, ...]]] = []
+
+    def note(trainer: Any) -> None:
+        seen.append({name: tuple(p.shape) for name, p in trainer.model.named_parameters() if p.requires_grad})
+
+    def construct_and_note(*given: Any) -> Any:
+        trainer = construct(*given)
+        note(trainer)
+        return trainer
+
+    monkeypatch.setattr("toolrl_cli.training.preflight.construct", construct_and_note)
+    assert train_grpo(replace(config, dry_run=True, force=True)).preflight
+    assert not list(tmp_path.iterdir())
+    change_trainer(monkeypatch, "grpo", note)
+    train_grpo(replace(config, preflight=None))
+    assert seen[0] == seen[1]
 
 
 def test_a_merged_base_is_the_sft_model_and_below_a_new_adapter(merged: Path, trained: Place) -> None:

@@ -188,6 +188,9 @@ class TestHub:
             done = cli(*sft, "--resume", "--push-to-hub", "org/sft", "--json")
         assert done.exit_code == 0, done.stderr
         assert "adapter_model.safetensors" in files
+        with hub(monkeypatch) as (asked, files):
+            done = cli(*sft, "--resume", "--push-to-hub", "org/sft", "--dry-run")
+        assert (done.exit_code, asked, files) == (0, [], {})
         with hub(monkeypatch, refuse="/api/repos/create"):
             done = cli(*sft, "--resume", "--push-to-hub", "org/sft", "--json")
         assert refusal(done).endswith("; the run is finished; upload it by: hf upload org/sft runs/sft")

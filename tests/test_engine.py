@@ -11,6 +11,7 @@ from prefix_lengths import own_lengths
 
 from toolrl_cli.inference.base import Prompt, Sampling
 from toolrl_cli.inference.shared_prefix import common_length
+from toolrl_cli.inference.stops import declare_stops, stop_token_ids
 from toolrl_cli.inference.transformers_engine import TransformersEngine, tokenize_prompt
 from toolrl_cli.records import Completion
 from toolrl_cli.training.models import load_for_inference
@@ -87,6 +88,30 @@ def test_a_stop_token_ends_a_completion_and_only_its_absence_is_truncation(decla
         kept = written[: written.index(stop) + 1] if stop in written else written
         text = tokenizer.decode(kept, skip_special_tokens=True)
         assert results[prompt.id] == Completion(text, truncated=stop not in written)
+
+
+def test_the_end_of_the_tokenizer_ends_a_completion_too(tiny_model: Path) -> None:
+    loaded = load_for_inference(str(tiny_model))
+    model, tokenizer = loaded
+    model.generation_config.eos_token_id = tokenizer.pad_token_id
+    written = write_alone(loaded, PROMPTS[0], 6)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(written[2])
+    results = {prompt.id: completion for prompt, completion in build_engine(loaded).generate(PROMPTS)}
+    text = tokenizer.decode(written[: written.index(written[2]) + 1], skip_special_tokens=True)
+    assert results["short"] == Completion(text, truncated=False)
+
+
+def test_completions_end_where_the_chat_template_ends_a_turn(tiny_model: Path) -> None:
+    """Base models declare the end of a text, and have a template whose turns end otherwise."""
+    model, tokenizer = load_for_inference(str(tiny_model))
+    tokenizer.eos_token = tokenizer.pad_token
+    text, turn = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    for declared in (None, text, [text, 7]):
+        model.generation_config.eos_token_id = declared
+        declare_stops(model, tokenizer)
+        assert model.generation_config.eos_token_id == sorted({text, turn, *([7] if declared == [text, 7] else [])})
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    assert stop_token_ids(tokenizer) == [text]
 
 
 SYSTEM = {"role": "system", "content": "Tools: " + "weather of a city, " * 12}

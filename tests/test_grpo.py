@@ -34,7 +34,7 @@ from toolrl_cli.rewards import find_reward
 from toolrl_cli.training.completions import Recorder, completion_log
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import grpo_dataset
-from toolrl_cli.training.grpo import stop_token_ids, train_grpo
+from toolrl_cli.training.grpo import train_grpo
 from toolrl_cli.training.models import hash_weights, resolve_model
 from toolrl_cli.training.run import load_materials
 
@@ -279,11 +279,6 @@ def test_completions_are_logged_with_what_was_cut_off(tmp_path: Path) -> None:
         (0, False, "no_call"),
         (1, False, "no_call"),
     ]
-
-
-@pytest.mark.parametrize(("declared", "ids"), [(None, []), (2, [2]), ([2, 7], [2, 7])])
-def test_stop_tokens_are_those_the_model_declares(declared: object, ids: list[int]) -> None:
-    assert stop_token_ids(SimpleNamespace(eos_token_id=declared)) == ids
 
 
 @pytest.mark.slow

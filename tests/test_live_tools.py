@@ -100,7 +100,7 @@ def live_run(tmp_path_factory: pytest.TempPathFactory, toolrl: Cli, tasks: Path,
 
 def test_the_model_sees_what_its_tools_return(live_run: Path) -> None:
     row = read_rows(live_run / "completions.jsonl")[0]
-    called, returned, said = row["messages"]
+    called, returned, said = row["trajectory"]
     assert (called["tool_calls"], returned["role"], returned["content"]) == ([PUT], "tool", "in")
     assert (said["role"], said["content"]) == ("assistant", "done")
 
@@ -115,6 +115,11 @@ def test_the_reward_is_on_the_whole_trajectory(live_run: Path, cli: InProcess, t
     done = cli("score", live_run / "completions.jsonl", "-o", tmp_path / "scored.jsonl")
     assert done.exit_code == 0, done.stderr
     assert [row["score"] for row in read_rows(tmp_path / "scored.jsonl")] == [row["score"] for row in rows]
+
+
+def test_completions_of_one_task_are_a_group(live_run: Path, cli: InProcess) -> None:
+    done = cli("score", live_run / "completions.jsonl", "--group-by", "prompt", "--json")
+    assert json.loads(done.stdout)["groups"]["sizes"] == {"2": 4}
 
 
 def test_the_class_rewards_and_the_tools_are_counted(live_run: Path) -> None:

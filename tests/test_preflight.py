@@ -127,7 +127,7 @@ def test_the_cost_of_the_run_follows_from_that_of_the_sample() -> None:
     arguments = SimpleNamespace(per_device_train_batch_size=4, gradient_accumulation_steps=2)
     trainer = SimpleNamespace(args=arguments, num_iterations=1, accelerator=SimpleNamespace(num_processes=2))
     cost = Cost(10.0, 20, 1000, 0.25, 3 << 30)
-    assert describe_cost(cost, trainer, 900, 1.0) == {
+    assert describe_cost(cost, trainer, 900, 1.0, 2) == {
         "sampling_seconds": 10.0,
         "mean_length": 50.0,
         "tokens_per_second": 200.0,
@@ -137,7 +137,9 @@ def test_the_cost_of_the_run_follows_from_that_of_the_sample() -> None:
         "hours": 1.5,
         "peak_memory_gib": 3.0,
     }
-    alone = describe_cost(Cost(10.0, 20, 1000, None, None), trainer, 900, 1.5)
+    more = describe_cost(cost, trainer, 900, 1.0, 8)  # of which the sample had two
+    assert (more["tokens_per_second"], more["generation_seconds_per_step"], more["hours"]) == (800.0, 1.0, 0.375)
+    alone = describe_cost(Cost(10.0, 20, 1000, None, None), trainer, 900, 1.5, 2)
     assert (alone["training_seconds_per_step"], alone["peak_memory_gib"], alone["hours"]) == (None, None, 1.5)
     assert (sampled_share(0.5, 1), sampled_share(0.5, 4)) == (1.0, 1.875)
 
@@ -250,7 +252,7 @@ def test_a_report_says_what_it_does_not_know(tmp_path: Path) -> None:
         num_iterations=1,
         accelerator=SimpleNamespace(num_processes=1),
     )
-    cost = describe_cost(Cost(1.0, 2, 10, None, None), trainer, 3600, 1.0)
+    cost = describe_cost(Cost(1.0, 2, 10, None, None), trainer, 3600, 1.0, 1)
     lines = list(report_lines(describe_rewards([row(0.0), row(2.0)], [0, 2], config) | {"cost": cost}))
     assert lines == [
         "preflight: 1 prompts, 2 completions each, in 1.0 s",

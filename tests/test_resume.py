@@ -115,6 +115,21 @@ def test_interrupts_leave_no_trace(
     assert planned[0] == "sft" or len(set(rewards)) > 3
 
 
+def test_rows_grouped_by_length_come_in_the_order_of_an_unbroken_run(
+    trained: Place, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"data": str(trained.folder / "ex.jsonl"), "model": str(tiny_model), **SFT, "batch_size": 2}
+    config |= {"micro_batch_size": 1, "overrides": {"train_sampling_strategy": "group_by_length"}}
+    train("sft", config, tmp_path / "whole")
+    steps = [4, 8]
+    change_trainer(monkeypatch, "sft", lambda trainer: trainer.add_callback(interrupt_at(steps)))
+    while steps:
+        with pytest.raises(KeyboardInterrupt):
+            train("sft", config, tmp_path / "broken", resume=True)
+    train("sft", config, tmp_path / "broken", resume=True)
+    assert results(tmp_path / "broken") == results(tmp_path / "whole")
+
+
 @pytest.fixture(scope="module")
 def stopped(trained: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with two checkpoints, marked as unfinished."""

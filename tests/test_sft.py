@@ -32,10 +32,11 @@ from conftest import (
 from toolrl_cli import __version__
 from toolrl_cli.errors import ConfigError, DataError, SetupError
 from toolrl_cli.formats import find_format
+from toolrl_cli.inference.stops import end_of_turn
 from toolrl_cli.manifest import hash_file, hash_samples, read_manifest, sole_writer
 from toolrl_cli.records import Example
 from toolrl_cli.training.config import SftConfig
-from toolrl_cli.training.data import end_of_turn, read_examples, sft_dataset
+from toolrl_cli.training.data import read_examples, sft_dataset
 from toolrl_cli.training.sft import train_sft
 
 pytestmark = pytest.mark.slow

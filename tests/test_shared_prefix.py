@@ -474,7 +474,18 @@ def test_continuous_batching_generates_in_its_own_way_and_training_shares(build_
     trainer._get_per_token_logps_and_entropies = noted
     trainer.train()
     assert [rows for rows, _ in scored] == [1, 1]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.config._attn_implementation == ATTENTION
+
+
+def test_continuous_batching_rounds_nothing_for_good(build_trainer: Callable[..., Any]) -> None:
+    """TRL has the model generate in bfloat16."""
+    model = build_model("Llama", {}).float()
+    trainer = build_trainer(model, use_transformers_continuous_batching=True, bf16=True)
+    before = [(tensor, tensor.clone()) for tensor in (*model.parameters(), *model.buffers())]
+    assert len(trainer._generate_single_turn([PROMPTS[owner] for owner in OWNERS], None, {}, 2)[0]) == len(OWNERS)
+    now = (*model.parameters(), *model.buffers())
+    assert all(tensor is kept and torch.equal(tensor, old) for tensor, (kept, old) in zip(now, before, strict=True))
 
 
 def test_no_entropy_is_computed_where_none_is_asked(build_trainer: Callable[..., Any]) -> None:
@@ -528,7 +539,7 @@ def test_groups_of_equal_rewards_cost_no_backward_and_change_no_gradient(build_t
         trainer = build_trainer(model, kind, learning_rate=1.0, max_steps=3, **options)
         trainer.reward_funcs = [lambda prompts, completion_ids, **_: some_equal(prompts, completion_ids)]
         done = Counter[str]()
-        model.lm_head.weight.register_hook(lambda grad, done=done: done.update(backward=1))
+        model.model.norm.register_full_backward_hook(lambda *given, done=done: done.update(backward=1))
         with drawn_by_row(transformers.GenerationMixin):
             trainer.train()
         backwards.append(done["backward"])
@@ -536,6 +547,25 @@ def test_groups_of_equal_rewards_cost_no_backward_and_change_no_gradient(build_t
     ours, stock = weights
     assert 0 < backwards[0] < backwards[1] == 12
     assert largest_difference(ours.values(), stock.values()) < BOUND
+
+
+def test_a_step_of_groups_of_equal_rewards_moves_adam_as_in_trl(build_trainer: Callable[..., Any]) -> None:
+    """A gradient of 0 leaves the momentum of the step before; Adam enlarges what the two round otherwise."""
+    rate, weights = 1e-3, []
+    for kind in KINDS:
+        model = build_model("Llama", {})
+        trainer = build_trainer(model, kind, learning_rate=rate, max_steps=3, lr_scheduler_type="constant")
+        trainer.reward_funcs = [lambda completion_ids, trainer_state, **_: some_steps(completion_ids, trainer_state)]
+        with drawn_by_row(transformers.GenerationMixin):
+            trainer.train()
+        weights.append({name: value.detach() for name, value in model.named_parameters()})
+    ours, stock = weights
+    assert max(float((ours[name] - stock[name]).abs().max()) for name in stock) < 0.1 * rate
+
+
+def some_steps(completion_ids: list[list[int]], trainer_state: Any) -> list[float]:
+    """Rewards that differ in every step but the second."""
+    return [1.0 if trainer_state.global_step == 1 else float(sum(ids)) for ids in completion_ids]
 
 
 def some_equal(prompts: list[str], completion_ids: list[list[int]]) -> list[float]:

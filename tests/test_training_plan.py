@@ -106,6 +106,19 @@ def test_memory_is_counted_from_the_architecture(
     assert told["full"]["peak"] > told["full"]["activations"] > 0
 
 
+def test_memory_is_that_of_one_of_the_processes(
+    cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    words = ("grpo", examples_file, "--model", tiny_model, "-o", tmp_path / "run", "--dry-run", "--json")
+    sizes = ("--num-generations", 4, "--micro-batch-size", 64, "--max-completion-length", 1024)
+    alone, shared, small = (
+        json.loads(cli(*words, *sizes, *more).stdout)["plan"]
+        for more in (("--batch-size", 24), ("--batch-size", 24, "--num-processes", 6), ("--batch-size", 4))
+    )
+    assert shared["memory_gib"] == small["memory_gib"] != alone["memory_gib"]
+    assert shared["steps"] == alone["steps"]
+
+
 def test_activations_are_what_autograd_keeps(tiny_model: Path, tmp_path: Path) -> None:
     """The same hooks over the real model count the same bytes, beside the padding mask of its two layers."""
     import torch

@@ -24,7 +24,7 @@ def test_a_run_is_not_both_resumed_and_overwritten(command: str, cli: InProcess,
 @pytest.mark.parametrize("command", ["sft", "grpo"])
 def test_standard_input_is_no_training_data(command: str, cli: InProcess) -> None:
     line = refusal(cli(command, "-", "--model", "m", "-o", "run"), 2)
-    assert line == "-: only prepare and score read standard input; give a file of toolrl prepare"
+    assert line == "-: training data cannot come from standard input; give a file of toolrl prepare"
 
 
 def test_an_unknown_preset_in_a_file_names_the_file(cli: InProcess, tmp_path: Path) -> None:

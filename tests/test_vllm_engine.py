@@ -44,10 +44,12 @@ def test_an_adapter_without_room_is_refused(tmp_path: Path, rank: object, messag
 
 
 def test_sampling_is_greedy_unless_a_temperature_is_given() -> None:
-    assert sampling_arguments(Sampling(64), PROMPT) == {"max_tokens": 64, "temperature": 0.0}
+    assert sampling_arguments(Sampling(64), PROMPT, [2]) == {
+        "max_tokens": 64, "temperature": 0.0, "stop_token_ids": [2],
+    }  # fmt: skip
     warm = Sampling(64, 0.7, seed=3)
-    expected = {"max_tokens": 64, "temperature": 0.7, "seed": warm.seed_of(PROMPT)}
-    assert sampling_arguments(warm, PROMPT) == expected
+    expected = {"max_tokens": 64, "temperature": 0.7, "stop_token_ids": [], "seed": warm.seed_of(PROMPT)}
+    assert sampling_arguments(warm, PROMPT, []) == expected
 
 
 def test_without_vllm_one_line_says_what_to_do(
@@ -127,7 +129,7 @@ def test_vllm_gets_the_token_ids_of_the_local_engine(tmp_path: Path, tiny_model:
     assert [len(given) for given, *_ in llm.calls] == [CHUNK, 2]
     assert llm.calls[1] == (
         [{"prompt_token_ids": ids[p.id]} for p in prompts[CHUNK:]],
-        [sampling_arguments(sampling, p) for p in prompts[CHUNK:]],
+        [sampling_arguments(sampling, p, [tokenizer.eos_token_id]) for p in prompts[CHUNK:]],
         ("adapter", 1, str(tmp_path.resolve())),
         False,
     )
@@ -150,8 +152,9 @@ def test_every_call_fits_the_installed_vllm(tmp_path: Path) -> None:
     assert set(RANKS) == set(get_args(MaxLoRARanks)) - {1}
     inspect.signature(vllm.LLM.generate).bind(None, [], [], lora_request=None, use_tqdm=False)
     warm = Sampling(64, 0.7, seed=3)
-    params = vllm.SamplingParams(**sampling_arguments(warm, PROMPT))
-    assert (params.max_tokens, params.temperature, params.seed) == (64, 0.7, warm.seed_of(PROMPT))
+    params = vllm.SamplingParams(**sampling_arguments(warm, PROMPT, [2]))
+    assert (params.max_tokens, params.temperature, params.stop_token_ids) == (64, 0.7, [2])
+    assert params.seed == warm.seed_of(PROMPT)
     assert (params.n, params.top_p, params.skip_special_tokens) == (1, 1.0, True)
     assert LoRARequest("adapter", 1, "folder").lora_path == "folder"
     assert "prompt_token_ids" in TokensPrompt.__annotations__

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from toolrl_cli.errors import DataError, first_line
 from toolrl_cli.formats.hermes import OPEN_THINK
 from toolrl_cli.inference.base import Prompt, Sampling
+from toolrl_cli.inference.stops import stop_token_ids
 from toolrl_cli.records import Completion, Json
 
 OPENED_THOUGHT = re.compile(rf"{OPEN_THINK}\s*\Z")
@@ -32,6 +33,7 @@ class TransformersEngine:
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._batch_size = batch_size
+        self._stops = set(stop_token_ids(tokenizer, model.generation_config))
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion]]:
         """Yield each prompt with its completion, the longest prompts first so that memory peaks early."""
@@ -58,6 +60,7 @@ class TransformersEngine:
             "top_p": None,
             "top_k": None,
             "pad_token_id": self._tokenizer.pad_token_id,
+            "eos_token_id": sorted(self._stops) or None,
         }
         with torch.inference_mode():
             if prefixes:
@@ -111,10 +114,8 @@ class TransformersEngine:
 
     def _decode(self, ids: list[int]) -> Completion:
         """A row ends with a stop token, then padding; without one it ran into the limit."""
-        declared = self._model.generation_config.eos_token_id
-        stops = {self._tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])}
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return Completion(text, truncated=not any(token in stops for token in ids))
+        return Completion(text, truncated=self._stops.isdisjoint(ids))
 
 
 def write_prompt(tokenizer: Any, messages: Sequence[Json], tools: Sequence[Json] | None) -> str:

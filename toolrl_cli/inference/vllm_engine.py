@@ -9,6 +9,7 @@ from typing import Any
 
 from toolrl_cli.errors import DataError, SetupError, first_line
 from toolrl_cli.inference.base import Failure, Prompt, Sampling
+from toolrl_cli.inference.stops import stop_token_ids
 from toolrl_cli.inference.transformers_engine import tokenize_prompt
 from toolrl_cli.jsonl import read_json
 from toolrl_cli.records import Completion, Json, expect
@@ -34,6 +35,7 @@ class VllmEngine:
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._adapter = adapter
+        self._stops = stop_token_ids(tokenizer)
         self._longest: int = llm.llm_engine.model_config.max_model_len - 1
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Completion | Failure]]:
@@ -60,7 +62,7 @@ class VllmEngine:
 
         lora = LoRARequest("adapter", 1, str(self._adapter.resolve())) if self._adapter else None
         prompts = [{"prompt_token_ids": ids} for _, ids in chunk]
-        params = [SamplingParams(**sampling_arguments(self._sampling, prompt)) for prompt, _ in chunk]
+        params = [SamplingParams(**sampling_arguments(self._sampling, prompt, self._stops)) for prompt, _ in chunk]
         try:
             outputs = self._llm.generate(prompts, params, lora_request=lora, use_tqdm=False)
         except Exception as error:
@@ -112,7 +114,11 @@ def room_for(adapter: Path) -> int:
     return fitting[0]
 
 
-def sampling_arguments(sampling: Sampling, prompt: Prompt) -> Json:
-    """What `vllm.SamplingParams` is given for a prompt."""
-    fixed: Json = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
+def sampling_arguments(sampling: Sampling, prompt: Prompt, stops: Sequence[int]) -> Json:
+    """What `vllm.SamplingParams` is given for a prompt; vLLM itself stops where the model's generation config says."""
+    fixed: Json = {
+        "max_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "stop_token_ids": list(stops),
+    }
     return {**fixed, "seed": sampling.seed_of(prompt)} if sampling.temperature else fixed

@@ -151,13 +151,12 @@ class Sentinels(TrainerCallback):
         if not self._nan or args.fp16 or is_sharded(args):
             return
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        if bad := count_bad(gradients):
+        if count_bad(gradients):
             model.zero_grad()
             step = state.global_step + 1
             self.alarm = (
-                f"nan: {bad} of {sum(map(torch.numel, gradients))} gradients of step {step} are NaN or infinite; "
-                f"step {step} is saved without an update, and --resume goes on after it; where it comes again, start a "
-                "new run with a lower learning rate"
+                f"nan: gradients of step {step} are NaN or infinite; step {step} is saved without an update, and "
+                "--resume goes on after it; where it comes again, start a new run with a lower learning rate"
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

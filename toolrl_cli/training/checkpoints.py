@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from toolrl_cli.console import log
@@ -107,11 +108,15 @@ class ExactResume(Trainer):
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler[Any] | None:
         self._sampler = super()._get_train_sampler(*args, **kwargs)
+        if isinstance(self._sampler, LengthGroupedSampler) and self._sampler.generator is None:
+            self._sampler.generator = torch.Generator()
         return cast("Sampler[Any] | None", self._sampler)
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
-        """TRL's sampler shuffles from where the epoch before left its generator, which a resumed run has not had."""
+        """Samplers shuffle from where the epoch before left their generator, which a resumed run has not had."""
         generator = getattr(self._sampler, "generator", None)
+        if isinstance(self._sampler, LengthGroupedSampler):
+            self._sampler.generator.manual_seed(self.args.seed + epoch)
         if generator is not None and getattr(self._sampler, "seed", None) is not None:
             generator.manual_seed(self._sampler.seed)
             for _ in range(epoch):

@@ -86,7 +86,7 @@ def completion_record(row: Sampled) -> Json:
         "truncated": rollout.truncated,
         "target": rollout.target.to_json(),
         **({"tools": list(rollout.tools)} if rollout.tools else {}),
-        **({"messages": row.completion} if isinstance(row.completion, list) else {}),
+        **({"trajectory": row.completion} if isinstance(row.completion, list) else {}),
         "score": row.score.to_json(),
         **({"dropped": True} if row.dropped else {}),
     }

@@ -95,7 +95,7 @@ class TrainingConfig:
             if getattr(find_spec(tracker), "origin", None) is None:  # none has a folder that a tracker wrote, either
                 raise SetupError(f"--track {tracker}: {tracker} is not installed; run: python -m pip install {tracker}")
         if str(self.data) == "-":
-            raise UsageError("-: only prepare and score read standard input; give a file of toolrl prepare")
+            raise UsageError("-: training data cannot come from standard input; give a file of toolrl prepare")
         if self.resume and self.overwrite:
             raise UsageError("--resume continues what --overwrite would delete; leave one out")
         read_limits(self.sentinels)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from toolrl_cli.errors import ConfigError, DataError, FormatError
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.formats.hermes import CLOSE_THINK, OPEN_THINK
+from toolrl_cli.inference.stops import end_of_turn
 from toolrl_cli.inference.transformers_engine import opened_thought, write_prompt
 from toolrl_cli.jsonl import dump_json, read_records
 from toolrl_cli.records import Example
@@ -100,13 +101,6 @@ def continue_thought(opened: str, completion: str) -> str:
     if completion.startswith(OPEN_THINK):
         return completion.removeprefix(OPEN_THINK).removeprefix("\n" if ended else "")
     return ("" if ended else "\n") + f"{CLOSE_THINK}\n\n{completion}"
-
-
-def end_of_turn(tokenizer: Any) -> str:
-    """What the chat template writes after an assistant's text, where generation is to stop."""
-    dialogue = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-    end: str = tokenizer.apply_chat_template(dialogue, tokenize=False).rpartition("answer")[2]
-    return end if end.strip() else f"{tokenizer.eos_token or ''}{end}"
 
 
 def grpo_dataset(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.errors import ConfigError, DataError, SetupError
 from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.inference.stops import stop_token_ids
 from toolrl_cli.manifest import hash_file
 from toolrl_cli.plugins.trl import BatchScorer
 from toolrl_cli.records import Example
@@ -93,7 +94,7 @@ def build_trainer(setup: Setup, materials: Materials) -> Trainer:
     from toolrl_cli.training.trainers import equip
 
     config, tools, tokenizer = setup.config, setup.tools, materials.tokenizer
-    stop_ids = {tokenizer.eos_token_id, *stop_token_ids(materials.model.generation_config)}
+    stop_ids = set(stop_token_ids(tokenizer, materials.model.generation_config))
     sinks = [completion_log(config.output / COMPLETIONS_FILE)]
     if config.show_every and rank() == 0:
         sinks.append(show_samples(setup.examples, config.show_every))
@@ -182,11 +183,3 @@ def vllm_arguments(config: GrpoConfig) -> dict[str, Any]:
     if find_spec("vllm") is None:
         raise SetupError("--vllm: vllm is not installed; run: python -m pip install vllm, or leave the option out")
     return {"use_vllm": True, "vllm_mode": config.vllm}
-
-
-def stop_token_ids(generation_config: object) -> list[int]:
-    """The token ids that the model itself declares as ends of a completion."""
-    declared = getattr(generation_config, "eos_token_id", None)
-    if declared is None:
-        return []
-    return [declared] if isinstance(declared, int) else list(declared)

@@ -61,13 +61,26 @@ def starts_processes(config: TrainingConfig) -> bool:
         if config.num_processes and config.num_processes != world_size():
             raise ConfigError(f"--num-processes {config.num_processes}: but {world_size()} were started; leave it out")
         return False
+    planned = planned_processes(config)
+    config.share_batch(planned)
+    return not config.dry_run and (config.accelerate_config is not None or planned > 1)
+
+
+def planned_processes(config: TrainingConfig) -> int:
+    """How many processes the training takes, which a dry run does not start.
+
+    Raises:
+        ConfigError: the accelerate configuration names no number.
+        DataError: it is missing or unreadable.
+    """
+    if launched():
+        return world_size()
     asked = config.num_processes
     if config.accelerate_config:
         asked = asked or read_yaml(config.accelerate_config).get("num_processes")
         if not isinstance(asked, int) or asked < 1:
             raise ConfigError(f"{config.accelerate_config}: names no num_processes; give --num-processes")
-    config.share_batch(asked or 1)
-    return not config.dry_run and (config.accelerate_config is not None or (asked or 1) > 1)
+    return asked or 1
 
 
 def run_processes(config: TrainingConfig, arguments: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from toolrl_cli.inference.transformers_engine import tokenize_prompt
 from toolrl_cli.records import Example, Json
 from toolrl_cli.scoring.tally import percentiles
 from toolrl_cli.training.config import GrpoConfig, SftConfig
+from toolrl_cli.training.launch import planned_processes
 from toolrl_cli.training.models import ModelSource
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def summarize(lengths: Sequence[int]) -> Json:
 
 
 def plan_sft(config: SftConfig, arguments: SFTConfig, dataset: Dataset, source: ModelSource) -> Json:
-    """Steps, tokens and memory of an SFT run over a data set of `training.data.sft_dataset`."""
+    """Steps, tokens and memory a process of an SFT run over a data set of `training.data.sft_dataset`."""
     from trl import pack_dataset
 
     from toolrl_cli.training.footprint import Batch
@@ -86,7 +87,7 @@ def plan_sft(config: SftConfig, arguments: SFTConfig, dataset: Dataset, source: 
     targets = [total - prompt for total, prompt in zip(totals, prompts, strict=True)]
     longest = min(max(totals), config.max_length)
     completion = min(max(targets), longest)
-    rows = arguments.per_device_train_batch_size
+    rows, _ = config.share_batch(planned_processes(config))
     learnt = sum(prompt < config.max_length for prompt in prompts)
     packed = (
         pack_dataset(dataset, config.max_length, arguments.packing_strategy) if arguments.packing else range(learnt)
@@ -109,7 +110,7 @@ def plan_grpo(
     targets: Sequence[int],
     source: ModelSource,
 ) -> Json:
-    """Steps, tokens and memory of a GRPO run.
+    """Steps and tokens of a GRPO run, and the memory of each of its processes.
 
     Args:
         config: the options.
@@ -120,9 +121,10 @@ def plan_grpo(
     """
     from toolrl_cli.training.footprint import Batch
 
-    rows, limit = arguments.per_device_train_batch_size, config.max_completion_length
+    processes, limit = planned_processes(config), config.max_completion_length
+    rows, _ = config.share_batch(processes)
     distinct = rows if config.shared_prefix == "off" else ceil(rows / config.num_generations)
-    batch = Batch(rows, max(prompts), limit, distinct, arguments.generation_batch_size)
+    batch = Batch(rows, max(prompts), limit, distinct, arguments.generation_batch_size // processes)
     return {
         "steps": grpo_steps(arguments, len(prompts)),
         "examples": len(prompts),

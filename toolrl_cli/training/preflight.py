@@ -24,11 +24,12 @@ from toolrl_cli.jsonl import write_json
 from toolrl_cli.records import Json
 from toolrl_cli.scoring.groups import Groups
 from toolrl_cli.scoring.tally import Tally
+from toolrl_cli.training.adapters import starting_point
 from toolrl_cli.training.completions import Recorder, Sampled
-from toolrl_cli.training.launch import gather_rows
+from toolrl_cli.training.launch import gather_rows, planned_processes
 from toolrl_cli.training.memory import peak_memory
 from toolrl_cli.training.models import resolve_model
-from toolrl_cli.training.run import PREFLIGHT_FILE, construct, load_materials
+from toolrl_cli.training.run import PREFLIGHT_FILE, construct, prepare
 from toolrl_cli.training.shared_prefix import select_rows
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class Preflight(TrainerCallback):
             cost, values = sample_prompts(trainer, config.preflight, config.seed)
         report = describe_rewards(gather_rows(sampled), gather_rows(values), config)
         rounds = 1 + config.resample_rounds * config.drop_flat_groups
-        return report | {"cost": describe_cost(cost, trainer, steps, sampled_share(report["no_signal"], rounds))}
+        again = sampled_share(report["no_signal"], rounds)
+        return report | {"cost": describe_cost(cost, trainer, steps, again, planned_processes(config))}
 
 
 @contextmanager
@@ -258,7 +260,7 @@ def sampled_share(no_signal: float, rounds: int) -> float:
     return sum(no_signal**done for done in range(rounds))
 
 
-def describe_cost(cost: Cost, trainer: Any, steps: int, sampled: float) -> Json:
+def describe_cost(cost: Cost, trainer: Any, steps: int, sampled: float, processes: int) -> Json:
     """What a step and the run will take at the pace of the sample.
 
     Args:
@@ -266,15 +268,16 @@ def describe_cost(cost: Cost, trainer: Any, steps: int, sampled: float) -> Json:
         trainer: of the run.
         steps: optimizer steps of the run.
         sampled: groups that are sampled for one that a step takes.
+        processes: that the run will have, of which the sample, in a dry run, had one.
     """
-    rows = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
+    share = processes // trainer.accelerator.num_processes
+    rows = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps / share
     generation = cost.seconds / cost.completions * rows / trainer.num_iterations * sampled
     training = None if cost.training is None else cost.training * rows
-    world = trainer.accelerator.num_processes
     return {
         "sampling_seconds": round(cost.seconds, 2),
         "mean_length": round(cost.tokens / cost.completions, 1),
-        "tokens_per_second": round(world * cost.tokens / cost.seconds, 1),
+        "tokens_per_second": round(processes * cost.tokens / cost.seconds, 1),
         "generation_seconds_per_step": round(generation, 3),
         "training_seconds_per_step": None if training is None else round(training, 3),
         "steps": steps,
@@ -303,10 +306,11 @@ def rehearse(config: GrpoConfig, arguments: Any, build_trainer: Callable[[Materi
         ConfigError: the trainer refuses an argument or the data.
         SetupError: the model cannot be loaded.
     """
-    materials = load_materials(config, resolve_model(config.model))
     with tempfile.TemporaryDirectory(prefix="toolrl-") as folder:
         arguments.output_dir, arguments.report_to = folder, []
-        trainer = construct(build_trainer, materials, replace(config, output=Path(folder)))
+        elsewhere, source = replace(config, output=Path(folder)), resolve_model(config.model)
+        materials = prepare(elsewhere, source, starting_point(elsewhere, source), lambda: None)
+        trainer = construct(build_trainer, materials, elsewhere)
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()

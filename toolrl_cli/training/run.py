@@ -24,6 +24,7 @@ from toolrl_cli.errors import (
     first_line,
 )
 from toolrl_cli.formats.base import TextFormat
+from toolrl_cli.inference.stops import declare_stops
 from toolrl_cli.jsonl import read_json, read_records
 from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest, sole_writer
 from toolrl_cli.records import Json, expect
@@ -130,8 +131,8 @@ def run_training(
     manifest = describe_run(command, config, source, start, text_format, hashes)
     rules = {"resume": config.resume, "overwrite": config.overwrite}
     finished = main_decides(lambda: check_output(config.output, manifest, **rules))
-    if config.dry_run and not finished:
-        return RunSummary(config.output, manifest, {})
+    if config.dry_run:
+        return summarize_run(config.output) if finished else RunSummary(config.output, manifest, {})
     hub = config.push_to_hub
     if hub:
         main_does(lambda: check_hub(hub))
@@ -373,8 +374,10 @@ def load_materials(config: TrainingConfig, source: ModelSource) -> Materials:
         full_precision=config.tuning == "full" or merging,
         four_bits=config.tuning == "qlora" and not merging,
     )
+    tokenizer = load_tokenizer(source)
+    declare_stops(model, tokenizer)
     wanted = config.tuning != "full" and not source.adapter
-    return Materials(model, load_tokenizer(source), new_adapter(config, model) if wanted else None)
+    return Materials(model, tokenizer, new_adapter(config, model) if wanted else None)
 
 
 def tell_other_format(model: str, source: ModelSource, text_format: TextFormat) -> None:

@@ -7,7 +7,8 @@ stock TRL up to the order of floating-point sums.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +83,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return loss
         with torch.no_grad():
             loss = super()._compute_loss(model, inputs)
-        leaf = next(parameter for parameter in model.parameters() if parameter.requires_grad)
-        return loss + 0.0 * leaf.view(-1)[0]
+        # A gradient of 0 is not none to an optimizer: its moments and its weight decay go on.
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return loss + 0.0 * sum(parameter.flatten()[0] for parameter in trained)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -113,8 +115,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         model = self.accelerator.unwrap_model(self.model)
-        if self.use_transformers_continuous_batching:  # which takes no attention but transformers' own
-            causal_model(model).set_attn_implementation(self._attention)
+        if self.use_transformers_continuous_batching:
+            causal_model(model).set_attn_implementation(self._attention)  # it takes no other
+            with numbers_kept(model):
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         if not self._generates_shared(prompt_ids):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         prefixes = prompts_of_groups(prompt_ids)
@@ -134,7 +138,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     def _generates_shared(self, prompt_ids: list[list[int]]) -> bool:
         """Whether transformers decodes token by token, and some prompts are equal and have more than one token."""
-        options = None if self.use_vllm or self.use_transformers_continuous_batching else self.generation_config
+        options = None if self.use_vllm else self.generation_config
         plain = options and not options.cache_implementation and options.get_generation_mode() in PLAIN
         lengths = [len(ids) for ids in prompt_ids]
         equal = len(set(map(tuple, prompt_ids))) < len(prompt_ids)
@@ -181,6 +185,20 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if difference < BOUNDS[dtype]:
             return None
         return f"log-probabilities differ by {difference:.2g} on average, more than {dtype} explains"
+
+
+@contextmanager
+def numbers_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Give parameters and buffers their numbers back, which TRL rounds for this kind of generation and leaves so."""
+    weights = [(parameter, parameter.data) for parameter in model.parameters()]
+    buffers = [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
+    try:
+        yield
+    finally:
+        for parameter, data in weights:
+            parameter.data = data
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
 
 
 def trainer_obstacle(trainer: GRPOTrainer) -> str | None:
