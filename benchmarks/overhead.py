@@ -62,7 +62,7 @@ def train_by_turns(examples: Path, model: str, count: int) -> tuple[list[list[fl
     processes, turns, used = [], [], []
     for train in SIDES.values():
         turn, theirs = context.Pipe()
-        process = context.Process(target=take_turns, args=(train, examples, model, count, theirs))
+        process = context.Process(target=take_turns, args=(train, examples, model, count, theirs), daemon=True)
         process.start()
         theirs.close()
         used.append([turn.recv()])
@@ -112,7 +112,7 @@ def train_with_toolrl(data: Path, model: str, steps: int, folder: Path) -> None:
     words = ["grpo", data, "--model", model, "-o", folder, "--max-steps", steps, "--save-steps", 1000]
     words += ["--batch-size", 2 * SIZE, "--micro-batch-size", SIZE, "--num-generations", SIZE]
     words += ["--max-completion-length", NEW, "--set", f"generation_kwargs={{min_new_tokens: {NEW}}}"]
-    words += ["--set", f"entropy_coef={ENTROPY_COEF}"]
+    words += ["--set", f"entropy_coef={ENTROPY_COEF}", "--sentinel", "zero-variance=off"]
     app(list(map(str, words)), standalone_mode=False)
 
 
