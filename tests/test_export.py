@@ -16,7 +16,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import EXAMPLES, InProcess, Place, read_rows, refusal, write_lines
+from conftest import EXAMPLES, InProcess, Place, read_rows, refusal, snapshot, write_lines
 
 from toolrl_cli.cli import load_command
 from toolrl_cli.downloads import Wheel, unpack_wheel
@@ -166,13 +166,26 @@ class TestVerlFiles:
         (work / "reward.yaml").write_text("format: {weight: 2}\n")
         change_config(work / "runs/grpo", reward="fine-grained,mine.py:half=2,reward.yaml=0.1", reward_settings={})
         files = export(cli, "runs/grpo", "--to", "verl", "-o", "verl")
-        assert {"reward_mine.py", "reward_reward.yaml"} <= set(files)
+        assert {"reward_2_mine.py", "reward_3_reward.yaml"} <= set(files)
         for name in ("mine.py", "reward.yaml"):
             (work / name).unlink()
         code = "import reward, sys; print(reward.compute_score('', *sys.argv[1:])['score'])"
         words = [sys.executable, "-c", code, TEXT, json.dumps(EXAMPLES[0]["target"])]
         done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=work / "verl")
         assert float(done.stdout) == pytest.approx(4 + 2 * 0.5 + 0.1 * 2)
+
+    def test_files_of_one_name_go_along_each_by_itself(self, work: Path, cli: InProcess) -> None:
+        for folder, function, value in (("a", "half", 0.5), ("b", "third", 3.0)):
+            (work / folder).mkdir()
+            code = f"def {function}(completions, **columns):\n    return [{value}] * len(completions)\n"
+            (work / folder / "mine.py").write_text(code)
+        change_config(work / "runs/grpo", reward="a/mine.py:half,b/mine.py:third=2", reward_settings={})
+        files = export(cli, "runs/grpo", "--to", "verl", "-o", "verl")
+        assert {"reward_1_mine.py", "reward_2_mine.py"} <= set(files)
+        code = "import reward, sys; print(reward.compute_score('', *sys.argv[1:])['score'])"
+        words = [sys.executable, "-c", code, TEXT, json.dumps(EXAMPLES[0]["target"])]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=work / "verl")
+        assert float(done.stdout) == pytest.approx(0.5 + 2 * 3)
 
     def test_a_start_that_is_a_run_becomes_full_weights(self, work: Path, cli: InProcess) -> None:
         assert "start" in export(cli, "runs/grpo", "--to", "verl", "-o", "verl")
@@ -233,6 +246,46 @@ class TestLaunchFile:
         }
         assert {name: overrides[name] for name in told} == told
         assert overrides["data.train_files"] == overrides["data.val_files"] == f"{work}/verl/train.parquet"
+
+    @pytest.mark.parametrize(
+        ("told", "steps", "passes"),
+        [
+            ({"max_steps": 10}, 10, 4),
+            ({"max_steps": 2, "epochs": 3.0}, 2, 3),
+            ({"max_steps": None, "epochs": 0.5}, 2, 1),
+            ({"max_steps": None, "epochs": 2.5, "limit": 5}, 5, 3),
+            ({"max_steps": 7, "overrides": {"num_iterations": 2}}, 4, 2),
+            ({"max_steps": None, "epochs": 2.0, "overrides": {"steps_per_generation": 2}}, 4, 2),
+            (
+                {
+                    "max_steps": None,
+                    "epochs": 2.0,
+                    "num_processes": 2,
+                    "micro_batch_size": 2,
+                    "overrides": {"steps_per_generation": 2},
+                },
+                4,
+                2,
+            ),
+        ],
+    )
+    def test_it_takes_the_steps_of_the_run(
+        self, told: dict[str, Any], steps: int, passes: int, work: Path, cli: InProcess
+    ) -> None:
+        """Three batches of two prompts are a pass over the six examples."""
+        change_config(work / "runs/grpo", **told)
+        export(cli, "runs/grpo", "--to", "verl", "-o", "verl")
+        overrides = overrides_of(work / "verl/run.sh")
+        counted = overrides.get("trainer.total_training_steps"), overrides["trainer.total_epochs"]
+        assert counted == (str(steps), str(passes))
+
+    def test_options_without_their_like_are_named(self, work: Path, cli: InProcess) -> None:
+        change_config(work / "runs/grpo", drop_flat_groups=True, tuning="qlora", overrides={"logging_steps": 5})
+        done = cli("export", "runs/grpo", "--to", "verl", "-o", "verl", "--json")
+        named = "left out: --drop-flat-groups, the 4 bits of --tuning qlora, logging_steps"
+        assert done.stderr == f"export: without their like in verl, and {named}\n"
+        assert f"{named}." in (work / "verl/README.md").read_text()
+        assert overrides_of(work / "verl/run.sh")["actor_rollout_ref.model.lora_rank"] == "16"
 
     @pytest.mark.parametrize(
         ("argument", "value", "why"),
@@ -325,3 +378,54 @@ class TestRefusals:
         (work / "out/mine.txt").touch()
         done = cli("export", "runs/sft", "--to", "hf", "-o", "out", "--overwrite")
         assert refusal(done) == "out: not empty and not a toolrl output; choose another folder"
+
+    @pytest.mark.parametrize(
+        ("output", "how"), [("models/base", "holds"), ("models", "holds"), ("models/base/out", "lies in")]
+    )
+    def test_an_output_over_the_base(self, output: str, how: str, work: Path, cli: InProcess, tiny_model: Path) -> None:
+        shutil.copytree(tiny_model, work / "models/base")
+        for folder in ("models", "models/base"):
+            read_manifest(work / "runs/sft").write(work / folder)
+        change_config(work / "runs/sft", base_model="models/base")
+        before = snapshot(work)
+        done = cli("export", "runs/sft", "--to", "hf", "-o", output, "--overwrite")
+        assert refusal(done, 2) == f"{output}: the output folder {how} the input models/base; choose another output"
+        assert snapshot(work) == before
+
+    @pytest.mark.parametrize(
+        ("output", "words", "given"),
+        [
+            ("prepared", ("--data", "prepared/ex.jsonl"), "prepared/ex.jsonl"),
+            ("prepared", ("--test", "prepared/ex.jsonl"), "prepared/ex.jsonl"),
+            ("prepared", (), "prepared/mine.yaml"),
+            ("runs/sft", (), "runs/sft"),
+            ("runs/sft/verl", (), "runs/sft"),
+        ],
+    )
+    def test_an_output_over_what_verl_is_given(
+        self, output: str, words: tuple[str, ...], given: str, work: Path, cli: InProcess
+    ) -> None:
+        (work / "prepared").mkdir()
+        read_manifest(work / "runs/sft").write(work / "prepared")
+        shutil.copyfile("ex.jsonl", "prepared/ex.jsonl")
+        (work / "prepared/mine.yaml").write_text("format: {weight: 2}\n")
+        change_config(work / "runs/grpo", reward="prepared/mine.yaml")
+        before = snapshot(work)
+        done = cli("export", "runs/grpo", "--to", "verl", "-o", output, "--overwrite", *words)
+        how = "holds" if given.startswith(output) else "lies in"
+        assert refusal(done, 2) == f"{output}: the output folder {how} the input {given}; choose another output"
+        assert snapshot(work) == before
+
+    def test_an_output_in_the_folder_of_the_run(self, work: Path, cli: InProcess) -> None:
+        for words in ((), ("--overwrite",)):
+            export(cli, "runs/sft", "--to", "hf", "-o", "runs/sft/merged", *words)
+        assert resolve_model("runs/sft").adapter == Path("runs/sft")
+
+    def test_an_output_that_is_a_link(self, work: Path, cli: InProcess) -> None:
+        shutil.copytree("runs/sft", "out")
+        Path("link").symlink_to("out")
+        before = snapshot(work)
+        why = f"link: is a link, and --overwrite replaces folders; give its folder {(work / 'out').resolve()}"
+        for words in (("export", "runs/sft", "--to", "hf"), ("sft", "ex.jsonl", "--model", "runs/sft")):
+            assert refusal(cli(*words, "-o", "link", "--overwrite")) == why
+        assert snapshot(work) == before

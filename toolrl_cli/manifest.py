@@ -123,12 +123,14 @@ def check_output(folder: Path, manifest: Manifest, *, resume: bool | None = None
     toolrl output). `resume` is None for a command that cannot resume.
 
     Raises:
-        ConfigError: the folder is not empty, what is resumed was made with another configuration, or another process
-            writes to it.
+        ConfigError: the folder is not empty, what is resumed was made with another configuration, another process
+            writes to it, or it is a link that would be overwritten.
         DataError: its `manifest.json` is not ours.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; choose a folder")
+    if overwrite and not resume and folder.is_symlink() and folder.is_dir():
+        raise ConfigError(f"{folder}: is a link, and --overwrite replaces folders; give its folder {folder.resolve()}")
     if not folder.is_dir() or not any(content_of(folder)):
         return False
     if not (folder / FILE_NAME).exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,6 +97,7 @@ def export_run(config: ExportConfig) -> Json:
 def export_weights(config: ExportConfig, run: Manifest) -> None:
     """Full weights, tokenizer, card and manifest: a model that every library loads, and again a run for toolrl."""
     source = resolve_model(str(config.run))
+    refuse_output_over_input(config, (source.base, source.adapter))
     manifest = replace(run, parent=str(config.run), finished=False)
     open_output(config.output, manifest, overwrite=config.overwrite)
     merge(source, config.dtype).save_pretrained(config.output)
@@ -105,6 +107,27 @@ def export_weights(config: ExportConfig, run: Manifest) -> None:
             shutil.copyfile(config.run / name, config.output / name)
     write_card(config.output, run, serving=describe_serving(config, run, source) if config.to == "vllm" else "")
     replace(manifest, finished=True).write(config.output)
+
+
+def refuse_output_over_input(config: ExportConfig, inputs: Iterable[Path | None]) -> None:
+    """Refuse an output that overwriting would delete an input with, or that would lie in an input other than the run.
+
+    Args:
+        config: the options.
+        inputs: files and folders that the export reads; those that are not there are passed over.
+
+    Raises:
+        UsageError: the output folder is an input, holds one or lies in one.
+    """
+    output = config.output.resolve()
+    for given in inputs:
+        if given is None or not given.exists():
+            continue
+        place = given.resolve()
+        if output in (place, *place.parents):
+            raise UsageError(f"{config.output}: the output folder holds the input {given}; choose another output")
+        if place in output.parents and place != config.run.resolve():
+            raise UsageError(f"{config.output}: the output folder lies in the input {given}; choose another output")
 
 
 def merge(source: ModelSource, dtype: DType | None = None) -> PreTrainedModel:

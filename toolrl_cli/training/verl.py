@@ -19,8 +19,8 @@ from toolrl_cli.records import Example, Json
 from toolrl_cli.training.config import GrpoConfig
 from toolrl_cli.training.data import read_examples
 from toolrl_cli.training.grpo import choose_examples
-from toolrl_cli.training.models import hub_id_of, load_tokenizer, name_for_others, resolve_model
-from toolrl_cli.training.plan import prompt_lengths
+from toolrl_cli.training.models import ModelSource, hub_id_of, load_tokenizer, name_for_others, resolve_model
+from toolrl_cli.training.plan import grpo_steps, prompt_lengths
 from toolrl_cli.training.text_format import TEMPLATE_FILE, choose_format
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ CARRIED = (
     *("beta", "epsilon", "epsilon_high", "entropy_coef", "loss_type", "scale_rewards", "multi_objective_aggregation"),
 )
 """The arguments of TRL that have their like in verl."""
+COUNTED = ("num_train_epochs", "max_steps", "num_iterations", "num_generations")
+"""Those of them that decide how many steps a run takes, beside its batches."""
+BATCHED = ("steps_per_generation", "generation_batch_size")
+"""The overrides that decide what is sampled at a time; verl samples for one step."""
 REWARD = '''\
 """The reward of this training, for verl's reward.custom_reward_function.path."""
 
@@ -85,9 +89,11 @@ def export_verl(config: ExportConfig, run: Manifest) -> None:
     """Write train.parquet, test.parquet if there are held-out examples, reward.py, run.sh and README.md.
 
     Raises:
-        ConfigError: the run is none of GRPO, or has a setting without its like in verl.
+        ConfigError: the run is none of GRPO, has a setting without its like in verl, or the output folder is refused.
         DataError: the examples are gone, or are not those of the run.
     """
+    from toolrl_cli.training.export import refuse_output_over_input
+
     if run.command != "grpo":
         raise ConfigError(f"{config.run}: is a run of {run.command}; --to verl takes one of grpo")
     if run.config["tools"]:
@@ -95,18 +101,22 @@ def export_verl(config: ExportConfig, run: Manifest) -> None:
     template = config.run / TEMPLATE_FILE
     text_format = choose_format(None, run.format, template if template.exists() else None)
     splits = read_splits(config, run, text_format)
-    tokenizer = load_tokenizer(resolve_model(str(run.config["model"])))
+    source = resolve_model(str(run.config["model"]))
+    refuse_output_over_input(config, inputs_of(config, run, source))
+    tokenizer = load_tokenizer(source)
     longest = max(max(prompt_lengths(examples, text_format, tokenizer)) for examples in splits.values())
     rows = {split: list(verl_rows(examples, text_format, split)) for split, examples in splits.items()}
+    arguments = effective_arguments(run.config)
     overrides = {
-        **translate(effective_arguments(run.config), run.config),
+        **translate(arguments, run.config),
+        **length_overrides(arguments, run.config, len(splits["train"])),
         **data_overrides(longest, tested="test" in splits, shuffled=run.config["order"] is None),
         "data.seed": run.seed,
         "trainer.experiment_name": config.run.resolve().name,
     }
     manifest = replace(run, command="export", parent=str(config.run), finished=False)
     open_output(config.output, manifest, overwrite=config.overwrite)
-    overrides["actor_rollout_ref.model.path"] = place_start(config.output, run)
+    overrides["actor_rollout_ref.model.path"] = place_start(config.output, source)
     for split, part in rows.items():
         write_parquet(config.output / f"{split}.parquet", part)
     write_reward(config.output, run)
@@ -115,9 +125,21 @@ def export_verl(config: ExportConfig, run: Manifest) -> None:
     replace(manifest, finished=True).write(config.output)
 
 
+def inputs_of(config: ExportConfig, run: Manifest, source: ModelSource) -> list[Path | None]:
+    """What is read: the examples and their scores, the model that the run started from, and the reward's files."""
+    files = [Path(str(run.config[name])) for name in ("model", "by") if run.config[name]]
+    rewards = [split_term(term)[0] for term in str(run.config["reward"]).split(",")]
+    return [data_of(config, run), config.test, *files, source.base, source.adapter, *rewards]
+
+
+def data_of(config: ExportConfig, run: Manifest) -> Path:
+    """Where the run's examples lie."""
+    return config.data or Path(str(run.config["data"]))
+
+
 def read_splits(config: ExportConfig, run: Manifest, text_format: TextFormat) -> dict[str, list[Example]]:
     """The run's examples, and those held out where there are any."""
-    data = config.data or Path(str(run.config["data"]))
+    data = data_of(config, run)
     if hash_file(data) != run.hashes["data"]:
         raise DataError(f"{data}: not the examples of this run; give them by --data")
     told = {name: run.config[name] for name in ("limit", "order", "max_prompt_length", "model")}
@@ -148,7 +170,7 @@ def translate(arguments: Json, config: Json) -> Json:
         **optimizer_overrides(arguments),
         **batch_overrides(arguments, config),
         **model_overrides(config),
-        **trainer_overrides(arguments, config),
+        **trainer_overrides(),
     }
 
 
@@ -223,12 +245,34 @@ def model_overrides(config: Json) -> Json:
     }
 
 
-def trainer_overrides(arguments: Json, config: Json) -> Json:
-    """Length of the training, where it runs, and the reward."""
-    steps = {"trainer.total_training_steps": arguments["max_steps"]} if arguments["max_steps"] > 0 else {}
+def length_overrides(arguments: Json, config: Json, examples: int) -> Json:
+    """Steps of the training, and passes enough for them: verl ends at whichever comes first.
+
+    A step of verl is a batch of prompts with all its updates, one of TRL is an update; a pass of either leaves out
+    the prompts that fill no batch.
+    """
+    steps = math.ceil(steps_of(arguments, config, examples) / arguments["num_iterations"])
+    steps_a_pass = max(1, examples // (config["batch_size"] // arguments["num_generations"]))
     return {
-        "trainer.total_epochs": math.ceil(arguments["num_train_epochs"]),
-        **steps,
+        "trainer.total_training_steps": steps,
+        "trainer.total_epochs": max(math.ceil(arguments["num_train_epochs"]), math.ceil(steps / steps_a_pass)),
+    }
+
+
+def steps_of(arguments: Json, config: Json, examples: int) -> int:
+    """Optimizer steps that the run itself takes, its processes counted as one that has the rows of all."""
+    from trl import GRPOConfig
+
+    rows = min(config["micro_batch_size"] * config.get("num_processes", 1), config["batch_size"])
+    told = {name: arguments[name] for name in COUNTED}
+    told |= {name: config["overrides"][name] for name in BATCHED if name in config["overrides"]}
+    told |= {"per_device_train_batch_size": rows, "gradient_accumulation_steps": config["batch_size"] // rows}
+    return grpo_steps(GRPOConfig(use_cpu=True, bf16=False, **told), examples)
+
+
+def trainer_overrides() -> Json:
+    """Where the training runs, and the reward."""
+    return {
         "trainer.logger": "[console]",
         "trainer.project_name": "toolrl",
         "trainer.default_local_dir": f"{HERE}/checkpoints",
@@ -288,11 +332,10 @@ def write_parquet(path: Path, rows: list[Json]) -> None:
     Dataset.from_list(rows).to_parquet(path)
 
 
-def place_start(output: Path, run: Manifest) -> str:
+def place_start(output: Path, source: ModelSource) -> str:
     """What verl loads the starting model by: a Hub id, else a folder with full weights, written here if need be."""
     from toolrl_cli.training.export import merge
 
-    source = resolve_model(str(run.config["model"]))
     name = name_for_others(source)
     if source.adapter is None and (hub_id_of(name) or name == source.base_name):
         return name
@@ -304,19 +347,27 @@ def place_start(output: Path, run: Manifest) -> str:
 def write_reward(output: Path, run: Manifest) -> None:
     """Write reward.py, and beside it copies of the YAML and Python files that define the reward or terms of it."""
     told = {"matching": run.config["matching"], "settings": run.config["reward_settings"], "text_format": run.format}
-    terms = [place_term(output, term) for term in str(run.config["reward"]).split(",")]
+    terms = [place_term(output, number, term) for number, term in enumerate(str(run.config["reward"]).split(","), 1)]
     write_text(output / "reward.py", REWARD.format(reward=' + "," + '.join(terms), **told))
 
 
-def place_term(output: Path, term: str) -> str:
+def place_term(output: Path, number: int, term: str) -> str:
     """One reward of a sum as Python source; a file that it names is copied into the folder, and named there."""
+    file, rest = split_term(term)
+    if file is None:
+        return repr(term)
+    copy = f"reward_{number}_{file.name}"
+    write_text(output / copy, file.read_text("utf-8"))
+    place = f"str(Path(__file__).with_name({copy!r}))"
+    return f"{place} + {rest!r}" if rest else place
+
+
+def split_term(term: str) -> tuple[Path | None, str]:
+    """The file that a reward of a sum is defined in, None for a preset or a module, and what follows it."""
     named = REWARD_FILE.match(term)
     if not named or not Path(named[1]).is_file():
-        return repr(term)
-    copy = f"reward_{Path(named[1]).name}"
-    write_text(output / copy, Path(named[1]).read_text("utf-8"))
-    place = f"str(Path(__file__).with_name({copy!r}))"
-    return f"{place} + {named[2]!r}" if named[2] else place
+        return None, term
+    return Path(named[1]), named[2] or ""
 
 
 def launch_file(overrides: Json) -> str:
@@ -346,12 +397,21 @@ def show(value: Any) -> str:
 def describe(config: ExportConfig, run: Manifest, overrides: Json) -> str:
     """The README of the folder."""
     start = str(overrides["actor_rollout_ref.model.path"]).replace(f"{HERE}/", "")
-    lost = sorted(set(run.config["overrides"]) - set(CARRIED))
+    lost = lost_settings(run.config)
     left_out = f"\nWithout their like in verl, and left out: {', '.join(lost)}.\n" if lost else ""
     if lost:
         log(f"export: without their like in verl, and left out: {', '.join(lost)}")
     name = config.run.resolve().name
     return README.format(name=name, run=config.run, version=VERSION, start=f"`{start}`", left_out=left_out)
+
+
+def lost_settings(config: Json) -> list[str]:
+    """What the run was told and verl has nothing like."""
+    options = {
+        "--drop-flat-groups": config["drop_flat_groups"],
+        "the 4 bits of --tuning qlora": config["tuning"] == "qlora",
+    }
+    return [*(name for name, given in options.items() if given), *sorted(set(config["overrides"]) - set(CARRIED))]
 
 
 def write_text(path: Path, text: str) -> None:
