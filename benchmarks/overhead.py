@@ -32,6 +32,8 @@ from machine import describe_machine
 SIZE, NEW = 4, 48
 ENTROPY_COEF = 1e-6
 """Above 0, so that a backward is computed on both sides whatever the rewards are."""
+SENTINELS_OFF = ("--sentinel", "zero-variance=off", "--sentinel", "length=off")
+"""A raw model that has to fill its limit would be stopped."""
 Train = Callable[[Path, str, int, Path], None]
 
 
@@ -112,7 +114,7 @@ def train_with_toolrl(data: Path, model: str, steps: int, folder: Path) -> None:
     words = ["grpo", data, "--model", model, "-o", folder, "--max-steps", steps, "--save-steps", 1000]
     words += ["--batch-size", 2 * SIZE, "--micro-batch-size", SIZE, "--num-generations", SIZE]
     words += ["--max-completion-length", NEW, "--set", f"generation_kwargs={{min_new_tokens: {NEW}}}"]
-    words += ["--set", f"entropy_coef={ENTROPY_COEF}", "--sentinel", "zero-variance=off"]
+    words += ["--set", f"entropy_coef={ENTROPY_COEF}", *SENTINELS_OFF]
     app(list(map(str, words)), standalone_mode=False)
 
 

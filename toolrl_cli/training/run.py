@@ -175,7 +175,7 @@ def begin(
 
     What it replaces lies where `replaced` says.
     """
-    if rules["overwrite"] and folder.exists() and not folder.is_symlink():
+    if rules["overwrite"] and folder.exists():
         if replaced(folder).exists():  # then this run did not come to its first step
             shutil.rmtree(folder)
         else:
