@@ -76,6 +76,15 @@ def test_values_that_json_has_not_become_text(tmp_path: Path) -> None:
     assert values(path) == [{"at": "2026-01-02 03:04:00", "price": "1.50", "raw": "café", "tags": ["a", None]}]
 
 
+def test_a_time_that_python_has_not_is_a_fault_of_the_file(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    path = tmp_path / "rows.parquet"
+    table = pyarrow.table({"at": pyarrow.array([-(1 << 62)], pyarrow.timestamp("us"))})
+    pytest.importorskip("pyarrow.parquet").write_table(table, path)
+    with pytest.raises(DataError, match=r"rows\.parquet: a value of rows 1 and on cannot be read"):
+        values(path)
+
+
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("chunk_bytes", [97, 1 << 20])
 def test_every_container_gives_the_same_rows(

@@ -225,6 +225,8 @@ def test_the_gates(tmp_path: Path) -> None:
         assert str(error.value) == f"{data}: mean {why}"
     with pytest.raises(ConfigError, match=r"--fail-under formt: no such part; choose from total, format, .*'format'"):
         score(data, fail_under={"formt": 1.0})
+    with pytest.raises(ConfigError, match="--fail-under exact_rate=40: is a share, 1 at most"):
+        score(data, fail_under={"exact_rate": 40.0})
 
 
 def test_every_gate_that_fails_is_told(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ SHARING: dict[str, dict[str, Any]] = {
     "GPTNeoX": {},
     "Mistral": {"sliding_window": 19},
 }
-SLIDING = "the model's sliding window of 4 tokens is shorter than a text of 11"
+SLIDING = "the model's sliding window of 4 tokens is shorter than prompt and completion"
 STATE = "a layer of the model keeps a state instead of keys and values"
 FALLING_BACK: dict[str, tuple[dict[str, Any], str]] = {
     "Gemma3Text": ({"sliding_window": 4, "query_pre_attn_scalar": 8}, SLIDING),

@@ -153,6 +153,10 @@ def test_arguments_that_trl_cannot_take_are_refused(overrides: dict[str, Any], w
             "--set generation_kwargs: topp is no setting of generation; did you mean 'top_p'?",
         ),
         ({"cache_implementation": "statik"}, "--set cache_implementation=statik: unknown; did you mean 'static'?"),
+        (
+            {"generation_kwargs": {"prompt_lookup_num_tokens": 3}},
+            "--set generation_kwargs: prompt_lookup_num_tokens writes one completion at a time; leave it out",
+        ),
         ({"generation_kwargs": {"top_p": 7}}, "--set generation_kwargs: top_p=7 must lie in [0, 1]"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,45 @@ def test_memory_is_counted_from_the_architecture(
     assert told["full"]["optimizer"] == round(parameters * 8 / 2**30, 3)
     assert told["lora"]["optimizer"] <= told["full"]["optimizer"]
     assert told["full"]["peak"] > told["full"]["activations"] > 0
+
+
+def test_what_forbids_a_shared_prefix_is_told_before_the_run(
+    cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    turned = shutil.copytree(tiny_model, tmp_path / "turned")
+    config = json.loads((turned / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    (turned / "config.json").write_text(json.dumps(config))
+    why = "the model's positions are not rotary, or change with the length"
+    for model, option, told in ((tiny_model, "on", "on"), (tiny_model, "off", "off"), (turned, "auto", why)):
+        words = ("grpo", examples_file, "--model", model, "-o", tmp_path / "run", "--batch-size", 8, "--json")
+        done = cli(*words, "--shared-prefix", option, "--dry-run")
+        assert json.loads(done.stdout)["plan"]["shared_prefix"] == told
+    assert refusal(cli(*words, "--shared-prefix", "on", "--dry-run")) == f"--shared-prefix on: {why}"
+    assert refusal(cli(*words, "--shared-prefix", "on")) == f"--shared-prefix on: {why}"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_only_the_texts_forbid_is_told_once_or_ends_a_run_that_leaves_nothing(
+    cli: InProcess, examples_file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.save_pretrained(tmp_path / "model")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    config = MistralConfig(vocab_size=len(tokenizer), num_key_value_heads=2, sliding_window=16, **sizes, **ids)
+    MistralForCausalLM(config).save_pretrained(tmp_path / "model")
+    words: list[object] = ["grpo", examples_file, "--model", tmp_path / "model", "-o", tmp_path / "run"]
+    words += ["--max-steps", 2, "--batch-size", 4, "--num-generations", 2, "--max-completion-length", 8]
+    why = "the model's sliding window of 16 tokens is shorter than prompt and completion"
+    assert refusal(cli(*words, "--shared-prefix", "on")) == f"--shared-prefix on: {why}"
+    assert not (tmp_path / "run").exists()
+    done = cli(*words)
+    assert done.exit_code == 0
+    assert done.stderr.count("each prompt is computed once a completion") == 1
 
 
 def test_memory_is_that_of_one_of_the_processes(

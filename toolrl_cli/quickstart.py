@@ -108,6 +108,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
     samples = find_samples()
     train, held_out = folder / "examples.jsonl", folder / "heldout.jsonl"
     shared: dict[str, Any] = {"seed": seed, "resume": resume}
+    begun = {name: resume and (folder / name).exists() for name in ("sft", "grpo")}
     sft = SftConfig(
         data=train,
         model=MODEL,
@@ -117,7 +118,8 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         micro_batch_size=4,
         max_steps=5,
         save_steps=3,
-        **shared,
+        seed=seed,
+        resume=begun["sft"],
     )
     grpo = GrpoConfig(
         data=train,
@@ -132,7 +134,8 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         max_steps=6,
         save_steps=1,
         overrides={"warmup_steps": 2},
-        **shared,
+        seed=seed,
+        resume=begun["grpo"],
     )
     models = {"raw": MODEL, "sft": str(sft.output), "grpo": str(grpo.output)}
     return Recipe(

@@ -326,15 +326,18 @@ def read_parquet(path: Path) -> Iterator[Chunk]:
         raise missing_library("Parquet", "pyarrow") from error
     if path == STDIO:
         raise DataError("-: Parquet cannot be read from standard input; give the file")
+    number = 1
     try:
         with ParquetFile(path) as file:
-            row_size, number = path.stat().st_size / max(file.metadata.num_rows, 1), 1
+            row_size = path.stat().st_size / max(file.metadata.num_rows, 1)
             for batch in file.iter_batches(CHUNK_ROWS):
                 rows = [plain(row) for row in batch.to_pylist()]
                 yield Chunk(number, rows, round(row_size * len(rows)))
                 number += len(rows)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
+    except (OverflowError, ValueError) as error:  # of a time that Python has not
+        raise DataError(f"{path}: a value of rows {number} and on cannot be read ({first_line(error)})") from error
 
 
 def plain(value: Any) -> Any:

@@ -51,7 +51,7 @@ def prefix_obstacle(model: PreTrainedModel, length: int) -> str | None:
         return "the model's positions are not rotary, or change with the length"
     window = min((layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)), default=0)
     if 0 < window < length:
-        return f"the model's sliding window of {window} tokens is shorter than a text of {length}"
+        return f"the model's sliding window of {window} tokens is shorter than prompt and completion"
     return None
 
 

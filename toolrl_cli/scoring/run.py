@@ -201,6 +201,8 @@ def check_gates(gates: Mapping[str, float], reward: Reward) -> None:
     for name in gates:
         if name not in known:
             raise UsageError(f"--fail-under {name}: no such part; choose from {', '.join(known)}{nearest(name, known)}")
+    if gates.get("exact_rate", 0.0) > 1:
+        raise UsageError(f"--fail-under exact_rate={gates['exact_rate']:g}: is a share, 1 at most")
 
 
 def check(summary: Json, config: ScoreConfig) -> None:

@@ -44,6 +44,8 @@ DECIDED = {
 }
 """Arguments of TRL that follow from options of toolrl, or that it cannot leave to the user."""
 
+ONE_ROW = ("prompt_lookup_num_tokens", "assistant_early_exit")
+"""Settings of generation that transformers takes for a batch of one row only."""
 BOUNDS = {
     "num_iterations": "[1, inf)",
     "steps_per_generation": "[1, inf)",
@@ -172,6 +174,8 @@ def check_generation(settings: Mapping[str, object]) -> None:
             raise UsageError(f"--set generation_kwargs: {name} is no setting of generation{nearest(name, known)}")
         if name in BOUNDS and isinstance(value, int | float) and not lies_in(value, BOUNDS[name]):
             raise UsageError(f"--set generation_kwargs: {name}={value} must lie in {BOUNDS[name]}")
+        if name in ONE_ROW and value is not None:
+            raise UsageError(f"--set generation_kwargs: {name} writes one completion at a time; leave it out")
 
 
 def lies_in(value: float, interval: str) -> bool:

@@ -8,7 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from toolrl_cli.console import log
-from toolrl_cli.errors import DataError, first_line
+from toolrl_cli.errors import ConfigError, DataError, first_line
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.transformers_engine import tokenize_prompt
 from toolrl_cli.records import Example, Json
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from trl.trainer.base_config import _BaseConfig
 
 PERCENTILES = (50, 90, 99)
+UNCOUNTED = (RuntimeError, AttributeError, TypeError, ValueError, NotImplementedError)
+"""What architectures raise that cannot be built without their weights."""
 
 
 def grpo_steps(arguments: GRPOConfig, examples: int) -> int:
@@ -133,8 +135,33 @@ def plan_grpo(
         "prompt_tokens": summarize(prompts),
         "gold_tokens": summarize(targets),
         "gold_over_max_completion_length": sum(target > limit for target in targets),
+        "shared_prefix": tell_sharing(config, source, max(prompts) + limit),
         "memory_gib": estimate(source, config, arguments, batch),
     }
+
+
+def tell_sharing(config: GrpoConfig, source: ModelSource, length: int) -> str:
+    """Whether rows of up to `length` tokens share their prompts, as far as the architecture decides, or why not.
+
+    Raises:
+        ConfigError: they cannot, and `--shared-prefix on` is given.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from toolrl_cli.inference.shared_prefix import prefix_obstacle
+
+    if config.shared_prefix == "off":
+        return "off"
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.base))
+    except UNCOUNTED as error:
+        return f"not known for this architecture ({first_line(error)})"
+    reason = prefix_obstacle(model, length)
+    if reason and config.shared_prefix == "on":
+        raise ConfigError(f"--shared-prefix on: {reason}")
+    return reason or "on"
 
 
 def estimate(source: ModelSource, config: SftConfig | GrpoConfig, arguments: _BaseConfig, batch: Any) -> Json | str:
@@ -143,5 +170,5 @@ def estimate(source: ModelSource, config: SftConfig | GrpoConfig, arguments: _Ba
 
     try:
         return estimate_footprint(source, config, arguments, batch).to_json()
-    except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
+    except UNCOUNTED as error:
         return f"not known for this architecture ({first_line(error)})"

@@ -145,8 +145,9 @@ def run_training(
                 with full_disk_named(config.output):
                     train(command, trainer, config)
                     main_does(lambda: finish(config.output, manifest, materials.tokenizer))
-            except BaseException as error:  # of the preflight, or before the first step of a run that replaces another
-                if isinstance(error, GateFailed) or replaced(config.output).exists():
+            except BaseException as error:  # a refusal, or before the first step of a run that replaces another
+                refused = isinstance(error, (GateFailed, ConfigError)) and not (config.output / METRICS_FILE).exists()
+                if refused or replaced(config.output).exists():
                     withdraw(config)
                 raise
     if hub and rank() == 0:  # the others do not wait: an upload may take longer than their patience
