@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toolrl_cli import __version__
-from toolrl_cli.errors import ConfigError, DataError
+from toolrl_cli.errors import ConfigError, DataError, UsageError
 from toolrl_cli.jsonl import dump_json, flatten, load_json, make_folder, read_json, write_json
 from toolrl_cli.records import Json
 
@@ -113,6 +113,14 @@ def open_output(folder: Path, manifest: Manifest, *, resume: bool | None = None,
     make_folder(folder)
     manifest.write(folder)
     return False
+
+
+def refuse_output_over_inputs(output: Path, inputs: Iterable[Path | None]) -> None:
+    """Raise `UsageError` for an output folder that is an input or holds one, which overwriting would delete."""
+    folder = output.resolve()
+    for given in inputs:
+        if given and given.exists() and folder in (given.resolve(), *given.resolve().parents):
+            raise UsageError(f"{output}: the output folder holds the input {given}; choose another output")
 
 
 def check_output(folder: Path, manifest: Manifest, *, resume: bool | None = None, overwrite: bool = False) -> bool:

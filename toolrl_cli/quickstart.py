@@ -108,7 +108,6 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
     samples = find_samples()
     train, held_out = folder / "examples.jsonl", folder / "heldout.jsonl"
     shared: dict[str, Any] = {"seed": seed, "resume": resume}
-    begun = {name: resume and (folder / name).exists() for name in ("sft", "grpo")}
     sft = SftConfig(
         data=train,
         model=MODEL,
@@ -119,7 +118,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         max_steps=5,
         save_steps=3,
         seed=seed,
-        resume=begun["sft"],
+        resume=resume and (folder / "sft").exists(),
     )
     grpo = GrpoConfig(
         data=train,
@@ -135,7 +134,7 @@ def plan_recipe(folder: Path, *, seed: int = 0, resume: bool = False) -> Recipe:
         save_steps=1,
         overrides={"warmup_steps": 2},
         seed=seed,
-        resume=begun["grpo"],
+        resume=resume and (folder / "grpo").exists(),
     )
     models = {"raw": MODEL, "sft": str(sft.output), "grpo": str(grpo.output)}
     return Recipe(

@@ -142,7 +142,7 @@ def tools_hash(example: Example) -> int:
 
 def make_token_counter(choice: Choice) -> Callable[[Example], int]:
     """The function that counts the tokens of a prompt."""
-    assert choice.tokenizer is not None  # `refuse_outputs` has made sure
+    assert choice.tokenizer is not None  # `check_options` has made sure
     text_format = choose_format(choice.tokenizer, choice.format, choice.template)
     return make_prompt_counter(find_tokenizer(choice.tokenizer), text_format)
 

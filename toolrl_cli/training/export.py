@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolrl_cli.errors import ConfigError, UsageError
 from toolrl_cli.inference.vllm_engine import room_for
-from toolrl_cli.manifest import Manifest, open_output, read_manifest
+from toolrl_cli.manifest import Manifest, open_output, read_manifest, refuse_output_over_inputs
 from toolrl_cli.records import Json
 from toolrl_cli.training.card import write_card
 from toolrl_cli.training.models import ModelSource, load_model, load_tokenizer, quiet_libraries, resolve_model
@@ -97,7 +97,7 @@ def export_run(config: ExportConfig) -> Json:
 def export_weights(config: ExportConfig, run: Manifest) -> None:
     """Full weights, tokenizer, card and manifest: a model that every library loads, and again a run for toolrl."""
     source = resolve_model(str(config.run))
-    refuse_output_over_input(config, (source.base, source.adapter))
+    refuse_output_among_inputs(config, (source.base, source.adapter))
     manifest = replace(run, parent=str(config.run), finished=False)
     open_output(config.output, manifest, overwrite=config.overwrite)
     merge(source, config.dtype).save_pretrained(config.output)
@@ -109,24 +109,12 @@ def export_weights(config: ExportConfig, run: Manifest) -> None:
     replace(manifest, finished=True).write(config.output)
 
 
-def refuse_output_over_input(config: ExportConfig, inputs: Iterable[Path | None]) -> None:
-    """Refuse an output that overwriting would delete an input with, or that would lie in an input other than the run.
-
-    Args:
-        config: the options.
-        inputs: files and folders that the export reads; those that are not there are passed over.
-
-    Raises:
-        UsageError: the output folder is an input, holds one or lies in one.
-    """
-    output = config.output.resolve()
+def refuse_output_among_inputs(config: ExportConfig, inputs: Sequence[Path | None]) -> None:
+    """Raise `UsageError` for an output that is an input, holds one, or lies in one other than the run."""
+    refuse_output_over_inputs(config.output, inputs)
     for given in inputs:
-        if given is None or not given.exists():
-            continue
-        place = given.resolve()
-        if output in (place, *place.parents):
-            raise UsageError(f"{config.output}: the output folder holds the input {given}; choose another output")
-        if place in output.parents and place != config.run.resolve():
+        place = given.resolve() if given else None
+        if place in config.output.resolve().parents and place != config.run.resolve():
             raise UsageError(f"{config.output}: the output folder lies in the input {given}; choose another output")
 
 

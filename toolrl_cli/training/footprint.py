@@ -121,12 +121,18 @@ def build_skeleton(base: Path, config: TrainingConfig) -> Any:
     from peft import get_peft_model
 
     AttentionInterface.register("counted", counted_attention)
-    shape = AutoConfig.from_pretrained(base, attn_implementation="counted")
+    dtype = choose_dtype(full_precision=config.tuning == "full")
+    model = build_shape(base, dtype=dtype, attn_implementation="counted")
+    if config.tuning == "full":
+        return model
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape, dtype=choose_dtype(full_precision=config.tuning == "full"))
-        if config.tuning == "full":
-            return model
         return get_peft_model(model, new_adapter(config, model), low_cpu_mem_usage=True)
+
+
+def build_shape(base: Path, **options: Any) -> Any:
+    """The model of a folder on the meta device, built with options of `from_config`."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base), **options)
 
 
 def count_activations(model: Any, batch: Batch, arguments: _BaseConfig) -> int:

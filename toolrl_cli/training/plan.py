@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolrl_cli.console import log
 from toolrl_cli.errors import ConfigError, DataError, first_line
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from trl import GRPOConfig, SFTConfig
     from trl.trainer.base_config import _BaseConfig
 
+T = TypeVar("T")
 PERCENTILES = (50, 90, 99)
-UNCOUNTED = (RuntimeError, AttributeError, TypeError, ValueError, NotImplementedError)
-"""What architectures raise that cannot be built without their weights."""
 
 
 def grpo_steps(arguments: GRPOConfig, examples: int) -> int:
@@ -146,29 +145,27 @@ def tell_sharing(config: GrpoConfig, source: ModelSource, length: int) -> str:
     Raises:
         ConfigError: they cannot, and `--shared-prefix on` is given.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from toolrl_cli.inference.shared_prefix import prefix_obstacle
+    from toolrl_cli.training.footprint import build_shape
 
     if config.shared_prefix == "off":
         return "off"
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.base))
-    except UNCOUNTED as error:
-        return f"not known for this architecture ({first_line(error)})"
-    reason = prefix_obstacle(model, length)
+    reason = unless_unknown(lambda: prefix_obstacle(build_shape(source.base), length))
     if reason and config.shared_prefix == "on":
         raise ConfigError(f"--shared-prefix on: {reason}")
     return reason or "on"
 
 
 def estimate(source: ModelSource, config: SftConfig | GrpoConfig, arguments: _BaseConfig, batch: Any) -> Json | str:
-    """The parts of the memory in GiB, or why they cannot be counted: the plan stands without them."""
+    """The parts of the memory in GiB, or why they cannot be counted."""
     from toolrl_cli.training.footprint import estimate_footprint
 
+    return unless_unknown(lambda: estimate_footprint(source, config, arguments, batch).to_json())
+
+
+def unless_unknown(find: Callable[[], T]) -> T | str:
+    """What is found of an architecture, or that it cannot be built without its weights: the plan stands without it."""
     try:
-        return estimate_footprint(source, config, arguments, batch).to_json()
-    except UNCOUNTED as error:
+        return find()
+    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
         return f"not known for this architecture ({first_line(error)})"

@@ -20,13 +20,20 @@ from toolrl_cli.errors import (
     Terminated,
     ToolrlError,
     TrainingStopped,
-    UsageError,
     first_line,
 )
 from toolrl_cli.formats.base import TextFormat
 from toolrl_cli.inference.stops import declare_stops
 from toolrl_cli.jsonl import read_json, read_records
-from toolrl_cli.manifest import Manifest, check_output, hash_file, open_output, read_manifest, sole_writer
+from toolrl_cli.manifest import (
+    Manifest,
+    check_output,
+    hash_file,
+    open_output,
+    read_manifest,
+    refuse_output_over_inputs,
+    sole_writer,
+)
 from toolrl_cli.records import Json, expect
 from toolrl_cli.report.plots import plot_run
 from toolrl_cli.training.adapters import check_tuning, new_adapter, save_base, starting_point
@@ -124,7 +131,8 @@ def run_training(
     score_labelled_positions_only()
     project_in_small_tiles()
     source = resolve_model(config.model)
-    refuse_output_over_input(config, source)
+    inputs = (config.data, config.template, Path(config.model), source.base, source.adapter)
+    refuse_output_over_inputs(config.output, inputs)
     check_tuning(config, source)
     tell_other_format(config.model, source, text_format)
     start = starting_point(config, source)
@@ -386,11 +394,3 @@ def tell_other_format(model: str, source: ModelSource, text_format: TextFormat) 
     before = source.manifest
     if before and before.hashes.get("format", text_format.digest) != text_format.digest:
         log(f"{model}: was trained in the {before.format} format, with other words; goes on in {text_format.name}")
-
-
-def refuse_output_over_input(config: TrainingConfig, source: ModelSource) -> None:
-    """Raise `UsageError` when overwriting the output would delete the data, the template, the model or its base."""
-    output = config.output.resolve()
-    for given in (config.data, config.template, Path(config.model), source.base, source.adapter):
-        if given and given.exists() and (given.resolve() == output or output in given.resolve().parents):
-            raise UsageError(f"{config.output}: the output folder holds the input {given}; choose another output")

@@ -92,7 +92,7 @@ def export_verl(config: ExportConfig, run: Manifest) -> None:
         ConfigError: the run is none of GRPO, has a setting without its like in verl, or the output folder is refused.
         DataError: the examples are gone, or are not those of the run.
     """
-    from toolrl_cli.training.export import refuse_output_over_input
+    from toolrl_cli.training.export import refuse_output_among_inputs
 
     if run.command != "grpo":
         raise ConfigError(f"{config.run}: is a run of {run.command}; --to verl takes one of grpo")
@@ -102,7 +102,7 @@ def export_verl(config: ExportConfig, run: Manifest) -> None:
     text_format = choose_format(None, run.format, template if template.exists() else None)
     splits = read_splits(config, run, text_format)
     source = resolve_model(str(run.config["model"]))
-    refuse_output_over_input(config, inputs_of(config, run, source))
+    refuse_output_among_inputs(config, inputs_of(config, run, source))
     tokenizer = load_tokenizer(source)
     longest = max(max(prompt_lengths(examples, text_format, tokenizer)) for examples in splits.values())
     rows = {split: list(verl_rows(examples, text_format, split)) for split, examples in splits.items()}
