@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from toolrl_cli.errors import UsageError
 
+DIGITS = 9
+"""Figures are rounded to these before they are compared, so that 41% less 40% is no more than one point."""
+
 
 def read_limits(option: str, texts: Iterable[str], *, default: str, kind: str) -> dict[str, float]:
     """The limits that an option was given, by name.

@@ -11,15 +11,13 @@ from toolrl_cli.benches.stats import Interval, Unit
 from toolrl_cli.errors import GateFailed, UsageError, nearest
 from toolrl_cli.evaluation.compare import Change, Comparison
 from toolrl_cli.evaluation.summary import Summary, spell
-from toolrl_cli.limits import read_limits
+from toolrl_cli.limits import DIGITS, read_limits
 from toolrl_cli.records import Json
 
 FAIL_UNDER, MAX_DROP = "--fail-under", "--max-drop"
 HEADLINE = ""
 """The name of a limit that was given without one: the first metric."""
 F = TypeVar("F")
-DIGITS = 9
-"""Numbers are rounded to these before they are compared, so that 41% less 40% is no more than one point."""
 
 
 @dataclass(frozen=True)

@@ -210,30 +210,28 @@ def mask_tool(
     plain: Mapping[str, str],
 ) -> Json:
     """A tool with its names replaced; in its descriptions a name that other tools' parameters share is its own."""
-    function = tool["function"]
-    own = parameters[function["name"]]
-    mask_text = text_masker({**clear, **{name: own[name] for name in own if name in clear}}, plain)
-    schema = mask_descriptions(function["parameters"], mask_text)
+    name = tool["function"]["name"]
+    own = parameters[name]
+    mask_text = text_masker({**clear, **{known: own[known] for known in own if known in clear}}, plain)
+    function = mask_descriptions(tool["function"], mask_text)
+    schema = function["parameters"]
     if isinstance(schema.get("properties"), dict):
         schema["properties"] = rename(schema["properties"], own)
     if isinstance(schema.get("required"), list):
         schema["required"] = [own.get(r, r) if isinstance(r, str) else r for r in schema["required"]]
-    described = {"description": mask_text(function["description"])} if "description" in function else {}
-    return {**tool, "function": {**function, **described, "name": tools[function["name"]], "parameters": schema}}
+    return {**tool, "function": {**function, "name": tools[name]}}
 
 
 def mask_descriptions(schema: Any, mask_text: Callable[[Any], Any]) -> Any:
-    """A copy of a JSON schema with names replaced in the descriptions at every depth; values stay."""
+    """A copy of a tool or a JSON schema with names replaced in the descriptions at every depth; values stay."""
     if isinstance(schema, list):
         return [mask_descriptions(item, mask_text) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    return {
-        name: mask_text(item) if name == "description" and isinstance(item, str)
-        else item if name in VALUES
-        else mask_descriptions(item, mask_text)
-        for name, item in schema.items()
-    }  # fmt: skip
+    masked = {name: item if name in VALUES else mask_descriptions(item, mask_text) for name, item in schema.items()}
+    if isinstance(schema.get("description"), str):
+        masked["description"] = mask_text(schema["description"])
+    return masked
 
 
 def mask_message(

@@ -12,14 +12,14 @@ from typing import Any
 from toolrl_cli.console import byte_progress
 from toolrl_cli.errors import ConfigError, DataError, GateFailed, UsageError, nearest
 from toolrl_cli.jsonl import STDIO, Piece, cut_lines, is_stream, open_atomic, read_piece, refuse_binary
-from toolrl_cli.limits import read_limits
+from toolrl_cli.limits import DIGITS, read_limits
 from toolrl_cli.parallel import map_in_order
 from toolrl_cli.records import Json
 from toolrl_cli.rewards import Reward, find_reward
 from toolrl_cli.scoring.baseline import Totals, compare, read_totals
 from toolrl_cli.scoring.groups import Groups
 from toolrl_cli.scoring.rows import ScoredChunk, Wanted, score_chunk
-from toolrl_cli.scoring.tally import DIGITS, Tally
+from toolrl_cli.scoring.tally import DECIMALS, Tally
 
 CHUNK = 1 << 20
 """Bytes."""
@@ -227,7 +227,7 @@ def missed_limits(tally: Tally, limits: Mapping[str, float]) -> Iterator[str]:
             continue
         found = tally.exact_rate if name == "exact_rate" else tally.mean(name)
         if not round(found, DIGITS) >= round(limit, DIGITS):  # so that NaN never passes
-            digits = 4 if round(found, 4) < limit else DIGITS
+            digits = DECIMALS if round(found, DECIMALS) < limit else DIGITS
             yield f"mean {name} {found:.{digits}f} is under {limit:g}"
 
 

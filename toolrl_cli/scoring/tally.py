@@ -14,8 +14,6 @@ N = TypeVar("N", int, float)
 PERCENTILES = (5, 25, 50, 75, 95)
 BINS = 10
 DECIMALS = 4
-DIGITS = 9
-"""Means are rounded to these before they are compared, so that the order of a sum does not count."""
 
 
 @dataclass(slots=True)
